@@ -1,0 +1,1 @@
+//! DHCP packets, decoded leniently and encoded strictly.

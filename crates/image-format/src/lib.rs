@@ -1,0 +1,1 @@
+//! File-mode images: bytes to values and back.

@@ -1,0 +1,25 @@
+//! The words that agent, server, dashboard and tests share: stages, tasks, reports.
+//!
+//! Never opens a socket, reads a clock or touches a disk.
+//!
+//! Read first: [`Stage`], [`Task`], [`ReportRequest`].
+#![forbid(unsafe_code)]
+
+mod boot;
+mod enrol;
+mod report;
+mod stage;
+mod task;
+
+pub mod paths;
+
+pub use boot::{BootArguments, BootArgumentsError, SiteTrust, SITE_TRUST_PATH};
+pub use enrol::{EnrolReply, EnrolRequest, EnrolRequestBody, FirmwareKind, Identity};
+pub use report::{
+    Device, Directive, Event, EventKind, Inventory, LogLine, Nic, Progress, Recovery, ReportReply, ReportRequest,
+    TrafficCounts,
+};
+pub use stage::{ParseStageError, Stage};
+pub use task::{
+    Handover, ImageTask, LingerRule, NodeIdentity, SignedTask, SwarmSecret, SwarmTask, Task, TaskBinding, TaskError,
+};

@@ -1,0 +1,1 @@
+//! State: one seam over SQLite.

@@ -1,0 +1,1 @@
+//! Drives the BitTorrent engine over real sockets; tracker and web seed.

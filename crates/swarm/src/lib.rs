@@ -1,0 +1,1 @@
+//! The BitTorrent engine, sans-I/O.

@@ -1,0 +1,3 @@
+//! PID 1 of the boot environment: drives the hardware, fetches the image, installs it.
+
+fn main() {}

@@ -1,0 +1,4 @@
+//! DHCP, TFTP, HTTP boot, tracker and seed, control plane: one binary.
+#![forbid(unsafe_code)]
+
+fn main() {}
