@@ -1,0 +1,1 @@
+//! Builds the boot bundle from a distribution kernel package.

@@ -1,0 +1,1 @@
+//! Devices, modules and firmware: what the machine has and what drives it.

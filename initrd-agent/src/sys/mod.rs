@@ -1,0 +1,1 @@
+//! The calls into the kernel that have no safe wrapper; the only place with `unsafe`.
