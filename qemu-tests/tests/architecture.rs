@@ -1,0 +1,65 @@
+//! Dependencies between our packages point one way: programs -> drivers -> engines -> formats.
+
+use std::collections::BTreeMap;
+use std::process::Command;
+
+use serde_json::Value;
+
+/// The layer of each package, lowest first. A package may depend on its own layer's lower neighbours only by
+/// being named in a lower layer; drivers, engines and formats never name a program.
+const LAYERS: [(&str, u8); 14] = [
+    ("disk-layout", 0),
+    ("image-format", 0),
+    ("boot-bundle", 0),
+    ("dhcp-wire", 0),
+    ("node-api", 1),
+    ("swarm", 1),
+    ("image-apply", 2),
+    ("store", 2),
+    ("swarm-net", 2),
+    ("lab", 2),
+    ("initrd-agent", 3),
+    ("pxe-server", 3),
+    ("image-tools", 3),
+    ("qemu-tests", 3),
+];
+
+/// Formats and engines stay free of I/O: they never name these.
+const INPUT_OUTPUT: [&str; 7] = ["tokio", "nix", "rustix", "libc", "socket2", "hyper", "rusqlite"];
+
+#[test]
+fn dependencies_point_one_way_and_engines_do_no_io() {
+    let packages = our_packages();
+    let layers = BTreeMap::from(LAYERS);
+    for (package, dependencies) in &packages {
+        let layer = *layers.get(package.as_str()).unwrap_or_else(|| panic!("{package} has no layer in this test: decide"));
+        for dependency in dependencies {
+            if let Some(&below) = layers.get(dependency.as_str()) {
+                assert!(below < layer, "{package} (layer {layer}) must not depend on {dependency} (layer {below})");
+            }
+            if layer <= 1 {
+                assert!(!INPUT_OUTPUT.contains(&dependency.as_str()), "{package} is free of I/O but names {dependency}");
+            }
+        }
+    }
+}
+
+/// Each workspace package with the names of its normal dependencies.
+fn our_packages() -> BTreeMap<String, Vec<String>> {
+    let output = Command::new(env!("CARGO"))
+        .args(["metadata", "--no-deps", "--format-version", "1", "--offline"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .expect("cargo runs");
+    let metadata: Value = serde_json::from_slice(&output.stdout).expect("cargo metadata prints JSON");
+    let packages = metadata["packages"].as_array().expect("packages");
+    packages
+        .iter()
+        .map(|package| {
+            let dependencies = package["dependencies"].as_array().expect("dependencies").iter();
+            let normal = dependencies.filter(|dependency| dependency["kind"].is_null());
+            let names = normal.map(|dependency| dependency["name"].as_str().unwrap_or_default().to_owned()).collect();
+            (package["name"].as_str().unwrap_or_default().to_owned(), names)
+        })
+        .collect()
+}
