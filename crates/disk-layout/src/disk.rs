@@ -29,9 +29,48 @@ pub struct Disk {
     pub read_only: bool,
     /// How it is attached.
     pub transport: Transport,
-    /// What is on it already, such as `gpt`, `dos`, `ext4`, `LVM2_member`; empty when blank.
+    /// What is on it already, such as `gpt`, `dos`, `ext4`, `LVM2_member`; empty when blank. Holds
+    /// [`OURS_SIGNATURE`] when it has a GPT and [`is_our_partition_name`] holds for every partition of it.
     #[serde(default)]
     pub signatures: Vec<String>,
+}
+
+/// Stands among a disk's signatures when every GPT partition on it was made by this system.
+pub const OURS_SIGNATURE: &str = "esir";
+
+/// Every GPT partition that this system makes has a name that begins so.
+pub const PARTITION_NAME_PREFIX: &str = "esir-";
+
+/// Whether a GPT partition of this name was made by this system.
+#[must_use]
+pub fn is_our_partition_name(name: &str) -> bool {
+    name.starts_with(PARTITION_NAME_PREFIX)
+}
+
+impl Disk {
+    /// One line for people: `sda (8.0 GiB, serial QM00001, QEMU HARDDISK)`.
+    #[must_use]
+    pub fn describe(&self) -> String {
+        let serial = self.serial.as_deref().unwrap_or("unknown");
+        let model = self.model.as_deref().map(|model| format!(", {model}")).unwrap_or_default();
+        format!("{} ({}, serial {serial}{model})", self.name, human_bytes(self.size_bytes))
+    }
+}
+
+/// A size with one decimal place in the largest binary unit below it.
+pub(crate) fn human_bytes(bytes: u64) -> String {
+    const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
+    let mut text = format!("{bytes} B");
+    let mut unit_bytes = 1024_u64;
+    for unit in UNITS {
+        if bytes < unit_bytes {
+            break;
+        }
+        let tenths = u128::from(bytes) * 10 / u128::from(unit_bytes);
+        text = format!("{}.{} {unit}", tenths / 10, tenths % 10);
+        unit_bytes = unit_bytes.saturating_mul(1024);
+    }
+    text
 }
 
 /// How a disk is attached.

@@ -135,6 +135,11 @@ impl Default for Layout {
 }
 
 fn default_partitions() -> Vec<Partition> {
-    let partition = |role, size_mib| Partition { role, size_mib, fs: None, mount: None, uuid: UuidRule::Image };
-    vec![partition(PartitionRole::BiosBoot, 1), partition(PartitionRole::Esp, 512), partition(PartitionRole::Root, 0)]
+    let partition =
+        |role, size_mib| Partition { role, size_mib, fs: None, mount: None, uuid: UuidRule::Image };
+    vec![
+        partition(PartitionRole::BiosBoot, 1),
+        partition(PartitionRole::Esp, 512),
+        partition(PartitionRole::Root, 0),
+    ]
 }
