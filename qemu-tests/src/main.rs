@@ -1,4 +1,3 @@
-//! Virtual bare metal: machines, networks and disks in which stories are told.
+//! Virtual bare metal for people: machines, networks and disks on this computer.
 #![forbid(unsafe_code)]
-
 fn main() {}

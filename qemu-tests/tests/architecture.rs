@@ -32,13 +32,21 @@ fn dependencies_point_one_way_and_engines_do_no_io() {
     let packages = our_packages();
     let layers = BTreeMap::from(LAYERS);
     for (package, dependencies) in &packages {
-        let layer = *layers.get(package.as_str()).unwrap_or_else(|| panic!("{package} has no layer in this test: decide"));
+        let layer = *layers
+            .get(package.as_str())
+            .unwrap_or_else(|| panic!("{package} has no layer in this test: decide"));
         for dependency in dependencies {
             if let Some(&below) = layers.get(dependency.as_str()) {
-                assert!(below < layer, "{package} (layer {layer}) must not depend on {dependency} (layer {below})");
+                assert!(
+                    below < layer,
+                    "{package} (layer {layer}) must not depend on {dependency} (layer {below})"
+                );
             }
             if layer <= 1 {
-                assert!(!INPUT_OUTPUT.contains(&dependency.as_str()), "{package} is free of I/O but names {dependency}");
+                assert!(
+                    !INPUT_OUTPUT.contains(&dependency.as_str()),
+                    "{package} is free of I/O but names {dependency}"
+                );
             }
         }
     }
@@ -58,7 +66,8 @@ fn our_packages() -> BTreeMap<String, Vec<String>> {
         .map(|package| {
             let dependencies = package["dependencies"].as_array().expect("dependencies").iter();
             let normal = dependencies.filter(|dependency| dependency["kind"].is_null());
-            let names = normal.map(|dependency| dependency["name"].as_str().unwrap_or_default().to_owned()).collect();
+            let names =
+                normal.map(|dependency| dependency["name"].as_str().unwrap_or_default().to_owned()).collect();
             (package["name"].as_str().unwrap_or_default().to_owned(), names)
         })
         .collect()

@@ -1,0 +1,158 @@
+//! What is in the Debian test image, as data.
+
+use std::fs;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, Result, bail};
+
+use super::{say_and_run, write_file};
+
+/// Password of root on the serial console.
+pub const ROOT_PASSWORD: &str = "esir";
+
+const SUITE: &str = "bookworm";
+
+/// A server that is small but real: kernel, init, network, ssh, and both boot loaders as Debian signs them.
+const PACKAGES: [&str; 15] = [
+    "linux-image-amd64",
+    "initramfs-tools",
+    "zstd", // initramfs-tools compresses with it, and the kernel unpacks it fastest
+    "systemd-sysv",
+    "dbus", // networkd and logind speak over it
+    "libpam-systemd",
+    "login",
+    "iproute2",
+    "openssh-server",
+    "grub2-common",
+    "grub-pc-bin",
+    "grub-efi-amd64-bin",
+    "grub-efi-amd64-signed",
+    "shim-signed",
+    "e2fsprogs",
+];
+
+/// Units that a minimal Debian leaves off.
+const UNITS: [&str; 2] = ["systemd-networkd.service", "serial-getty@ttyS0.service"];
+
+/// Files that mmdebstrap takes from this machine or makes for it; a node gets its own.
+const OF_ONE_MACHINE: [&str; 4] =
+    ["etc/resolv.conf", "etc/hostname", "var/lib/dbus/machine-id", "var/lib/systemd/random-seed"];
+
+/// One image tree to build.
+#[derive(Clone, Debug)]
+pub struct Recipe {
+    files: Vec<(&'static str, u32, String)>,
+    sources: Vec<PathBuf>,
+}
+
+impl Recipe {
+    /// Debian 12 with a serial console, DHCP on every wired card, and `ssh_key` let in as root.
+    #[must_use]
+    pub fn debian_12(ssh_key: &str, sources: &[PathBuf]) -> Self {
+        let network = "[Match]\nType=ether\n\n[Network]\nDHCP=yes\n";
+        let grub = "GRUB_DEFAULT=0\nGRUB_TIMEOUT=1\nGRUB_DISTRIBUTOR=Debian\n\
+                    GRUB_CMDLINE_LINUX_DEFAULT=\"\"\nGRUB_CMDLINE_LINUX=\"console=tty0 console=ttyS0,115200\"\n\
+                    GRUB_TERMINAL=\"console serial\"\nGRUB_SERIAL_COMMAND=\"serial --unit=0 --speed=115200\"\n";
+        let files = vec![
+            ("etc/systemd/network/80-dhcp.network", 0o644, network.to_owned()),
+            ("etc/default/grub", 0o644, grub.to_owned()),
+            ("root/.ssh/authorized_keys", 0o600, ssh_key.to_owned()),
+            (
+                "etc/hosts",
+                0o644,
+                "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n".to_owned(),
+            ),
+            ("etc/fstab", 0o644, String::new()),
+            ("etc/machine-id", 0o444, String::new()),
+        ];
+        Self { files, sources: sources.to_vec() }
+    }
+
+    /// Changes with everything that decides the tree but the mirror's state, hex.
+    #[must_use]
+    pub fn hash(&self) -> String {
+        let text =
+            format!("{SUITE} {PACKAGES:?} {UNITS:?} {OF_ONE_MACHINE:?} {ROOT_PASSWORD} {:?}", self.files);
+        blake3::hash(text.as_bytes()).to_hex().to_string()
+    }
+
+    /// Makes the tree.
+    ///
+    /// # Errors
+    /// Not root, mmdebstrap is missing, or no mirror answers.
+    pub(super) fn build(&self, tree: &Path) -> Result<()> {
+        let mut bootstrap = Command::new("mmdebstrap");
+        bootstrap.args(["--variant=minbase", "--format=directory", "--mode=root"]);
+        bootstrap.arg(format!("--include={}", PACKAGES.join(",")));
+        bootstrap.arg(SUITE).arg(tree).args(&self.sources);
+        say_and_run(&mut bootstrap)?;
+        for (path, mode, text) in &self.files {
+            write_file(&tree.join(path), *mode, text)?;
+        }
+        fs::set_permissions(tree.join("root/.ssh"), std::os::unix::fs::PermissionsExt::from_mode(0o700))?;
+        say_and_run(Command::new("chroot").arg(tree).args(["systemctl", "--quiet", "enable"]).args(UNITS))?;
+        set_password(tree)?;
+        remove_what_is_of_one_machine(tree)
+    }
+}
+
+/// Whether an apt source file names the suite itself (and not only, say, `cloud-sdk-bookworm`).
+pub(super) fn names_debian_suite(text: &str) -> bool {
+    let words = |line: &str| line.split_whitespace().any(|word| word == SUITE);
+    text.lines().filter(|line| !line.trim_start().starts_with('#')).any(words)
+}
+
+fn set_password(tree: &Path) -> Result<()> {
+    let mut chpasswd = Command::new("chroot")
+        .arg(tree)
+        .arg("chpasswd")
+        .stdin(Stdio::piped())
+        .spawn()
+        .context("running chpasswd")?;
+    if let Some(mut input) = chpasswd.stdin.take() {
+        writeln!(input, "root:{ROOT_PASSWORD}")?;
+    }
+    let status = chpasswd.wait()?;
+    if !status.success() {
+        bail!("setting root's password in {}: {status}", tree.display());
+    }
+    Ok(())
+}
+
+/// Two nodes must not share host keys, names or identities: the agent gives each its own.
+fn remove_what_is_of_one_machine(tree: &Path) -> Result<()> {
+    for path in OF_ONE_MACHINE {
+        let path = tree.join(path);
+        if path.symlink_metadata().is_ok() {
+            fs::remove_file(&path).with_context(|| format!("removing {}", path.display()))?;
+        }
+    }
+    for entry in fs::read_dir(tree.join("etc/ssh"))? {
+        let path = entry?.path();
+        if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("ssh_host_")) {
+            fs::remove_file(&path).with_context(|| format!("removing {}", path.display()))?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_sources_of_debian_itself_are_taken() {
+        assert!(names_debian_suite("Types: deb\nURIs: http://mirror\nSuites: bookworm bookworm-updates\n"));
+        assert!(names_debian_suite("deb http://mirror bookworm main\n"));
+        assert!(!names_debian_suite("deb https://packages cloud-sdk-bookworm main\n"));
+        assert!(!names_debian_suite("# deb http://mirror bookworm main\n"));
+    }
+
+    #[test]
+    fn a_new_ssh_key_makes_a_new_image() {
+        assert_ne!(Recipe::debian_12("a", &[]).hash(), Recipe::debian_12("b", &[]).hash());
+        assert_eq!(Recipe::debian_12("a", &[]).hash(), Recipe::debian_12("a", &[]).hash());
+    }
+}

@@ -1,0 +1,350 @@
+//! One machine of a lab with what its server and its console say of it.
+
+use std::net::Ipv4Addr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use node_api::{FirmwareKind, Stage};
+use tokio::time::{Instant, sleep};
+
+use super::Shared;
+use crate::admin::node::{Failure, NodeView};
+use crate::console::{Console, Output, Shell};
+use crate::disk::{Bus, Disk, DiskSpec};
+use crate::image::ROOT_PASSWORD;
+use crate::vm::{Machine, MachineSpec, Nic};
+
+/// From power to any point of one boot. PXE takes 20 to 40 s under TCG, an OVMF that tries other protocols
+/// first 120 s; two machines share two cores.
+pub(super) const BOOT_MAX: Duration = Duration::from_secs(240);
+/// From `fetch` to the finished installation.
+pub(super) const INSTALL_MAX: Duration = Duration::from_secs(480);
+/// One command on an installed node.
+const COMMAND_MAX: Duration = Duration::from_secs(60);
+/// `systemctl is-system-running --wait` on a node that boots for the first time.
+const SETTLED_MAX: Duration = Duration::from_secs(180);
+/// How often the server is asked.
+const ASK_EVERY: Duration = Duration::from_millis(500);
+/// What stories boot by default: enough for the image in memory and the agent.
+const DEFAULT_MEMORY_MIB: u32 = 2048;
+
+/// A machine being described.
+#[derive(Debug)]
+pub struct NodeBuilder {
+    shared: Arc<Shared>,
+    spec: MachineSpec,
+    data: Option<String>,
+}
+
+impl NodeBuilder {
+    pub(super) fn new(shared: Arc<Shared>, name: &str, mac: [u8; 6]) -> Self {
+        let spec = MachineSpec {
+            name: name.to_owned(),
+            firmware: FirmwareKind::Bios,
+            nic: Nic::E1000,
+            mac,
+            memory_mib: DEFAULT_MEMORY_MIB,
+            processors: 2,
+            disks: Vec::new(),
+        };
+        Self { shared, spec, data: None }
+    }
+
+    /// PC BIOS or UEFI.
+    #[must_use]
+    pub fn firmware(mut self, firmware: FirmwareKind) -> Self {
+        self.spec.firmware = firmware;
+        self
+    }
+
+    /// The card that it boots from.
+    #[must_use]
+    pub fn nic(mut self, nic: Nic) -> Self {
+        self.spec.nic = nic;
+        self
+    }
+
+    /// Main memory.
+    #[must_use]
+    pub fn memory_mib(mut self, memory_mib: u32) -> Self {
+        self.spec.memory_mib = memory_mib;
+        self
+    }
+
+    /// One more disk; its serial number is `NAME-0`, `NAME-1`, and so on.
+    #[must_use]
+    pub fn disk(mut self, bus: Bus, size_bytes: u64) -> Self {
+        let serial = format!("{}-{}", self.spec.name, self.spec.disks.len());
+        self.spec.disks.push(DiskSpec { bus, size_bytes, serial });
+        self
+    }
+
+    /// Puts somebody's data on every disk.
+    #[must_use]
+    pub fn with_data(mut self, text: &str) -> Self {
+        self.data = Some(text.to_owned());
+        self
+    }
+
+    /// Makes the machine; the power stays off.
+    ///
+    /// # Errors
+    /// Its files or its tap cannot be made.
+    pub fn build(self) -> Result<Node> {
+        let machine = Machine::new(self.spec, &self.shared.session, &self.shared.network)?;
+        if let Some(text) = self.data {
+            machine.disks().iter().try_for_each(|disk| disk.put_data(&text))?;
+        }
+        Ok(Node { shared: self.shared, machine, said: Mutex::new(None) })
+    }
+
+    /// Makes the machine and switches it on.
+    ///
+    /// # Errors
+    /// As [`Self::build`], or QEMU refuses it.
+    pub fn power_on(self) -> Result<Node> {
+        let node = self.build()?;
+        node.power_on()?;
+        Ok(node)
+    }
+}
+
+/// A machine of a lab.
+#[derive(Debug)]
+pub struct Node {
+    machine: Machine,
+    said: Mutex<Option<Stage>>,
+    shared: Arc<Shared>,
+}
+
+impl Node {
+    /// Switches it on.
+    ///
+    /// # Errors
+    /// It is on already, or QEMU refuses it.
+    pub fn power_on(&self) -> Result<&Self> {
+        self.note("power on");
+        self.machine.console().skip_to_end();
+        self.machine.power_on(&self.shared.session, &self.shared.network)?;
+        Ok(self)
+    }
+
+    /// Pulls the plug.
+    ///
+    /// # Errors
+    /// It is off.
+    pub fn cut_power(&self) -> Result<&Self> {
+        self.note("power cut");
+        self.machine.cut_power()?;
+        Ok(self)
+    }
+
+    /// The machine itself.
+    #[must_use]
+    pub const fn machine(&self) -> &Machine {
+        &self.machine
+    }
+
+    /// Its serial console.
+    #[must_use]
+    pub const fn console(&self) -> &Console {
+        self.machine.console()
+    }
+
+    /// Its disk number `number`.
+    ///
+    /// # Errors
+    /// It has fewer.
+    pub fn disk(&self, number: usize) -> Result<&Disk> {
+        self.machine.disks().get(number).context("the machine has fewer disks")
+    }
+
+    /// Waits until the node is in `stage` or beyond.
+    ///
+    /// # Errors
+    /// It fails before, or does not come so far in the time of a boot.
+    pub async fn reaches(&self, stage: Stage) -> Result<&Self> {
+        self.reaches_within(stage, BOOT_MAX).await
+    }
+
+    /// As [`Self::reaches`] with another limit.
+    ///
+    /// # Errors
+    /// It fails before, or does not come so far in time.
+    pub async fn reaches_within(&self, stage: Stage, within: Duration) -> Result<&Self> {
+        let until = Instant::now() + within;
+        loop {
+            let view = self.view().await?;
+            if view.as_ref().is_some_and(|view| view.stage.is_some_and(|now| is_at(now, stage))) {
+                return Ok(self);
+            }
+            if let Some(failure) = view.and_then(|view| view.failure) {
+                bail!("{} failed in {} instead of reaching {stage}: {failure}", self.name(), failure.stage);
+            }
+            self.still_time(until, &format!("reach {stage}"))?;
+            sleep(ASK_EVERY).await;
+        }
+    }
+
+    /// Waits until the server knows that the node is installed.
+    ///
+    /// # Errors
+    /// It fails, or takes longer than [`INSTALL_MAX`].
+    pub async fn is_installed(&self) -> Result<NodeView> {
+        let until = Instant::now() + INSTALL_MAX;
+        loop {
+            if let Some(view) = self.view().await? {
+                if view.is_installed {
+                    self.note("installed");
+                    return Ok(view);
+                }
+                if let Some(failure) = view.failure {
+                    bail!("{} failed in {}: {failure}", self.name(), failure.stage);
+                }
+            }
+            self.still_time(until, "be installed")?;
+            sleep(ASK_EVERY).await;
+        }
+    }
+
+    /// Waits until a stage of the node fails, and checks that its console says so too.
+    ///
+    /// # Errors
+    /// Nothing fails in time, or the console is silent about it.
+    pub async fn stops(&self) -> Result<Failure> {
+        let until = Instant::now() + BOOT_MAX;
+        loop {
+            if let Some(failure) = self.view().await?.and_then(|view| view.failure) {
+                self.note(&format!("stops in {}: {failure}", failure.stage));
+                let text = self.console().text();
+                ensure!(text.contains(&failure.message), "the console does not say `{}`", failure.message);
+                return Ok(failure);
+            }
+            self.still_time(until, "stop")?;
+            sleep(ASK_EVERY).await;
+        }
+    }
+
+    /// Waits for the login prompt of the installed system, logs in on the serial console, and waits until the
+    /// system has settled.
+    ///
+    /// # Errors
+    /// No prompt in the time of a boot, no shell, or the system is of another distribution than `distribution`
+    /// (`debian-12`: `ID-VERSION_ID` of os-release).
+    pub async fn boots_into(&self, distribution: &str) -> Result<InstalledSystem> {
+        let shell = self.console().log_in("root", ROOT_PASSWORD, BOOT_MAX).await;
+        let mut system =
+            InstalledSystem { shell: shell.with_context(|| format!("booting {}", self.name()))? };
+        let found = system.text_of(". /etc/os-release; echo $ID-$VERSION_ID").await?;
+        ensure!(found == distribution, "{} runs {found}, not {distribution}", self.name());
+        self.note(&format!("login prompt of {found}"));
+        Ok(system)
+    }
+
+    /// What the server knows of the node; `None` before it has seen it, or while no server answers.
+    ///
+    /// # Errors
+    /// The server answers nonsense.
+    pub async fn view(&self) -> Result<Option<NodeView>> {
+        let Ok(nodes) = self.shared.server.admin().nodes().await else { return Ok(None) };
+        let mac = self.machine.spec().mac_text();
+        let view = nodes.into_iter().find(|node| node.mac.as_deref() == Some(&mac));
+        if let Some(view) = &view {
+            self.note_stage(view);
+        }
+        Ok(view)
+    }
+
+    /// The name that the server gave the node.
+    ///
+    /// # Errors
+    /// The server has not seen it.
+    pub async fn name_at_server(&self) -> Result<String> {
+        let view = self.view().await?;
+        Ok(view.with_context(|| format!("the server has not seen {}", self.name()))?.name)
+    }
+
+    /// The address that the server gave it.
+    ///
+    /// # Errors
+    /// It has none.
+    pub async fn address(&self) -> Result<Ipv4Addr> {
+        let address = self.view().await?.and_then(|view| view.address);
+        address.with_context(|| format!("the server has leased {} no address", self.name()))
+    }
+
+    /// Its name in the lab.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.machine.spec().name
+    }
+
+    fn still_time(&self, until: Instant, what: &str) -> Result<()> {
+        let (name, on) = (self.name(), if self.machine.is_on() { "" } else { " (it is off)" });
+        if Instant::now() >= until {
+            let console = self.machine.console_tail(25);
+            let server = self.shared.server.log_tail(15);
+            bail!(
+                "{name}{on} did not {what} in time; its console ends:\n{console}\nthe server's log ends:\n{server}"
+            );
+        }
+        Ok(())
+    }
+
+    fn note(&self, text: &str) {
+        self.shared.note(&format!("{}: {text}", self.name()));
+    }
+
+    fn note_stage(&self, view: &NodeView) {
+        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        if *said != view.stage {
+            *said = view.stage;
+            if let Some(stage) = view.stage {
+                self.note(stage.word());
+            }
+        }
+    }
+}
+
+/// Whether a node that is in `now` has come as far as `wanted`; failure and rescue are beyond nothing.
+fn is_at(now: Stage, wanted: Stage) -> bool {
+    now == wanted || (now > wanted && now < Stage::Failed)
+}
+
+/// The system that a node runs from its own disk, through a root shell on the serial console.
+#[derive(Debug)]
+pub struct InstalledSystem {
+    shell: Shell,
+}
+
+impl InstalledSystem {
+    /// What a command that must succeed prints.
+    ///
+    /// # Errors
+    /// It fails or does not end.
+    pub async fn text_of(&mut self, command: &str) -> Result<String> {
+        self.shell.text_of(command, COMMAND_MAX).await
+    }
+
+    /// Runs a command.
+    ///
+    /// # Errors
+    /// It does not end.
+    pub async fn run(&mut self, command: &str) -> Result<Output> {
+        self.shell.run(command, COMMAND_MAX).await
+    }
+
+    /// Waits until every unit has started.
+    ///
+    /// # Errors
+    /// A unit failed; the error names it.
+    pub async fn has_settled(&mut self) -> Result<()> {
+        let state = self.shell.run("systemctl is-system-running --wait", SETTLED_MAX).await?.text;
+        if state != "running" {
+            let failed = self.text_of("systemctl --failed --plain --no-legend").await?;
+            bail!("the system is {state}: {failed}");
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,23 @@
+//! Virtual bare metal: machines, networks and disks in which stories are told.
+//!
+//! Never touches a network interface, namespace, process or file that this process did not make itself.
+//!
+//! Read first: [`Lab`], [`Node`], [`Machine`].
+#![forbid(unsafe_code)]
+
+pub mod admin;
+pub mod console;
+pub mod disk;
+pub mod image;
+pub mod lab;
+pub mod net;
+pub mod programs;
+pub mod server;
+pub mod session;
+pub mod vm;
+
+pub use console::Console;
+pub use disk::{Bus, Disk, DiskSpec, gib, mib};
+pub use lab::{Lab, Node};
+pub use node_api::{FirmwareKind, Stage};
+pub use vm::{Machine, MachineSpec, Nic};

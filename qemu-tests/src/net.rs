@@ -1,0 +1,177 @@
+//! A network of its own for each lab: namespace, bridge, taps, and a way in from the machine's loopback.
+//!
+//! Never changes an address, route or link of the machine itself.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use nix::sched::{CloneFlags, setns};
+
+use crate::session::Session;
+
+/// The server's address in every lab.
+pub const SERVER_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
+/// The lab's subnet.
+pub const PREFIX: u8 = 24;
+/// The bridge that carries the server's address and all taps.
+pub const BRIDGE: &str = "br0";
+/// Connections through one forwarder at a time: a browser opens six, a handful of people look on.
+const FORWARDED_MAX: usize = 64;
+/// Waiting for a service in the namespace to take a connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// One namespace with one bridge.
+#[derive(Debug)]
+pub struct Network {
+    namespace: String,
+    taps: AtomicU32,
+}
+
+impl Network {
+    /// Makes the namespace, its loopback and a bridge with the server's address.
+    ///
+    /// # Errors
+    /// Not root, or iproute2 is missing.
+    pub fn new(session: &Session) -> Result<Self> {
+        let namespace = session.name().to_owned();
+        session.owns_namespace(&namespace)?;
+        run("ip", ["netns", "add", &namespace])?;
+        let network = Self { namespace, taps: AtomicU32::new(0) };
+        network.ip(&["link", "set", "lo", "up"])?;
+        // No forward delay: a firmware gives up on DHCP while a bridge port is still learning.
+        network.ip(&[
+            "link",
+            "add",
+            BRIDGE,
+            "type",
+            "bridge",
+            "forward_delay",
+            "0",
+            "mcast_snooping",
+            "0",
+        ])?;
+        network.ip(&["address", "add", &format!("{SERVER_ADDRESS}/{PREFIX}"), "dev", BRIDGE])?;
+        network.ip(&["link", "set", BRIDGE, "up"])?;
+        Ok(network)
+    }
+
+    /// The namespace's name, for `ip netns exec`.
+    #[must_use]
+    pub fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
+    /// Adds a tap to the bridge and returns its name.
+    ///
+    /// # Errors
+    /// The kernel has no tun device.
+    pub fn add_tap(&self) -> Result<String> {
+        let name = format!("tap{}", self.taps.fetch_add(1, Ordering::Relaxed));
+        self.ip(&["tuntap", "add", "dev", &name, "mode", "tap"])?;
+        self.ip(&["link", "set", &name, "master", BRIDGE])?;
+        self.ip(&["link", "set", &name, "up"])?;
+        Ok(name)
+    }
+
+    /// Limits what the server sends; nodes still talk to each other at full speed.
+    ///
+    /// # Errors
+    /// The kernel has no token bucket filter.
+    pub fn limit_server_mbit_s(&self, mbit_s: u32) -> Result<()> {
+        let rate = format!("{mbit_s}mbit");
+        let shape = ["qdisc", "replace", "dev", BRIDGE, "root", "tbf", "rate", &rate];
+        let bucket = ["burst", "128kb", "latency", "200ms"];
+        run("tc", ["-n", &self.namespace].iter().chain(&shape).chain(&bucket))
+    }
+
+    /// Takes the limit away.
+    ///
+    /// # Errors
+    /// There was none.
+    pub fn unlimit_server(&self) -> Result<()> {
+        run("tc", ["-n", &self.namespace, "qdisc", "del", "dev", BRIDGE, "root"])
+    }
+
+    /// A command that runs inside the namespace; `ip` replaces itself, so the process id is the program's own.
+    #[must_use]
+    pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.namespace]).arg(program);
+        command
+    }
+
+    /// Passes TCP connections from `127.0.0.1:port` of the machine (0: any free one) to `inside`, an address in
+    /// the namespace. Ends with the process.
+    ///
+    /// # Errors
+    /// The port is taken.
+    pub fn forward(&self, port: u16, inside: SocketAddr) -> Result<SocketAddr> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port))
+            .with_context(|| format!("listening on 127.0.0.1:{port}"))?;
+        let outside = listener.local_addr()?;
+        let path = format!("/run/netns/{}", self.namespace);
+        let namespace = File::open(&path).with_context(|| format!("opening {path}"))?;
+        thread::Builder::new().name("forward".into()).spawn(move || {
+            // Sockets made from here on belong to the namespace; the listener keeps its own.
+            match setns(&namespace, CloneFlags::CLONE_NEWNET) {
+                Ok(()) => accept_for_ever(&listener, inside),
+                Err(error) => eprintln!("qemu-tests: entering {path}: {error}"),
+            }
+        })?;
+        Ok(outside)
+    }
+
+    fn ip(&self, arguments: &[&str]) -> Result<()> {
+        run("ip", ["-n", &self.namespace].iter().chain(arguments))
+    }
+}
+
+fn accept_for_ever(listener: &TcpListener, inside: SocketAddr) {
+    let open = Arc::new(AtomicUsize::new(0));
+    for outer in listener.incoming().flatten() {
+        if open.fetch_add(1, Ordering::Relaxed) >= FORWARDED_MAX {
+            open.fetch_sub(1, Ordering::Relaxed);
+            continue;
+        }
+        let still_open = Arc::clone(&open);
+        // Threads inherit the namespace of the thread that makes them.
+        thread::spawn(move || {
+            let _ = pass_both_ways(&outer, inside);
+            still_open.fetch_sub(1, Ordering::Relaxed);
+        });
+    }
+}
+
+fn pass_both_ways(outer: &TcpStream, inside: SocketAddr) -> io::Result<()> {
+    let inner = TcpStream::connect_timeout(&inside, CONNECT_TIMEOUT)?;
+    thread::scope(|scope| {
+        scope.spawn(|| pass(outer, &inner));
+        pass(&inner, outer);
+    });
+    Ok(())
+}
+
+/// Copies until one side ends, then ends the other, so that neither thread waits for ever.
+fn pass(mut from: &TcpStream, mut to: &TcpStream) {
+    let _ = io::copy(&mut from, &mut to);
+    let _ = to.shutdown(std::net::Shutdown::Write);
+    let _ = from.shutdown(std::net::Shutdown::Read);
+}
+
+/// Runs a command to its end; its own words are the error.
+pub(crate) fn run<S: AsRef<OsStr>>(program: &str, arguments: impl IntoIterator<Item = S>) -> Result<()> {
+    let mut command = Command::new(program);
+    let output = command.args(arguments).output().with_context(|| format!("running {program}"))?;
+    if !output.status.success() {
+        bail!("{command:?}: {}", String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(())
+}

@@ -1,0 +1,140 @@
+//! The words of QEMU's command line.
+
+use std::path::PathBuf;
+
+use node_api::FirmwareKind;
+
+use super::{MachineSpec, Nic, OVMF_CODE};
+use crate::disk::{Bus, DiskSpec};
+
+/// Where a machine's files and network end are.
+#[derive(Clone, Debug)]
+pub struct Wiring {
+    /// Directory of its files.
+    pub dir: PathBuf,
+    /// Tap on the lab's bridge.
+    pub tap: String,
+}
+
+impl Wiring {
+    pub(super) fn disk(&self, number: usize) -> PathBuf {
+        self.dir.join(format!("disk{number}.raw"))
+    }
+
+    pub(super) fn variables(&self) -> PathBuf {
+        self.dir.join("variables.fd")
+    }
+
+    pub(super) fn console_log(&self) -> PathBuf {
+        self.dir.join("console.log")
+    }
+
+    pub(super) fn console_socket(&self) -> PathBuf {
+        self.dir.join("console.sock")
+    }
+
+    pub(super) fn control_socket(&self) -> PathBuf {
+        self.dir.join("control.sock")
+    }
+}
+
+/// All of QEMU's arguments.
+pub(super) fn qemu_arguments(spec: &MachineSpec, wiring: &Wiring) -> Vec<String> {
+    let mut words: Vec<String> = Vec::new();
+    let mut add = |option: &str, value: String| words.extend([option.to_owned(), value]);
+    add("-name", spec.name.clone());
+    // Without graphics SeaBIOS shows itself, iPXE and GRUB on the serial port.
+    add("-machine", "q35,graphics=off".into());
+    add("-accel", "tcg,thread=multi".into());
+    add("-m", format!("{}M", spec.memory_mib));
+    add("-smp", spec.processors.to_string());
+    add("-smbios", smbios(spec));
+    add("-display", "none".into());
+    add("-chardev", console(wiring));
+    add("-serial", "chardev:console".into());
+    add("-qmp", format!("unix:{},server=on,wait=off", wiring.control_socket().display()));
+    if spec.firmware == FirmwareKind::Uefi {
+        add("-drive", format!("if=pflash,format=raw,unit=0,readonly=on,file={OVMF_CODE}"));
+        add("-drive", format!("if=pflash,format=raw,unit=1,file={}", wiring.variables().display()));
+    }
+    add("-netdev", format!("tap,id=net0,ifname={},script=no,downscript=no", wiring.tap));
+    add("-device", network_card(spec));
+    for (number, disk) in (0_usize..).zip(&spec.disks) {
+        let file = wiring.disk(number).display().to_string();
+        add("-drive", format!("if=none,id=disk{number},format=raw,discard=unmap,file={file}"));
+        add("-device", disk_device(disk, number));
+    }
+    words.push("-nodefaults".into());
+    words
+}
+
+/// The serial port is a socket for people and a log for stories.
+fn console(wiring: &Wiring) -> String {
+    let (socket, log) = (wiring.console_socket(), wiring.console_log());
+    let (socket, log) = (socket.display(), log.display());
+    format!("socket,id=console,server=on,wait=off,path={socket},logfile={log},logappend=on")
+}
+
+/// Machines of one board maker differ in UUID and serial, as real ones do; both follow from the MAC.
+fn smbios(spec: &MachineSpec) -> String {
+    let mac = spec.mac_text().replace(':', "");
+    format!("type=1,uuid=4e534953-0000-4000-8000-{mac},serial=ESIR-{mac},manufacturer=QEMU,product=lab")
+}
+
+fn network_card(spec: &MachineSpec) -> String {
+    let device = match spec.nic {
+        Nic::E1000 => "e1000",
+        Nic::E1000e => "e1000e",
+        Nic::Virtio => "virtio-net-pci",
+        Nic::Vmxnet3 => "vmxnet3",
+    };
+    // OVMF drives virtio-net itself: without a ROM its own PXE code runs, as on most real servers.
+    let no_rom = spec.nic == Nic::Virtio && spec.firmware == FirmwareKind::Uefi;
+    let rom = if no_rom { ",romfile=" } else { "" };
+    format!("{device},netdev=net0,mac={},bootindex=1{rom}", spec.mac_text())
+}
+
+fn disk_device(disk: &DiskSpec, number: usize) -> String {
+    let attached = match disk.bus {
+        Bus::Ahci => format!("ide-hd,bus=ide.{number}"),
+        Bus::Nvme => "nvme".to_owned(),
+        Bus::VirtioBlk => "virtio-blk-pci".to_owned(),
+    };
+    format!("{attached},drive=disk{number},serial={},bootindex={}", disk.serial, number + 2)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::gib;
+
+    fn machine(firmware: FirmwareKind, nic: Nic, bus: Bus) -> String {
+        let spec = MachineSpec {
+            name: "a".into(),
+            firmware,
+            nic,
+            mac: [0x52, 0x54, 0, 0x77, 0, 1],
+            memory_mib: 1536,
+            processors: 2,
+            disks: vec![DiskSpec { bus, size_bytes: gib(8), serial: "A0".into() }],
+        };
+        let wiring = Wiring { dir: "/lab/a".into(), tap: "tap0".into() };
+        qemu_arguments(&spec, &wiring).join(" ")
+    }
+
+    #[test]
+    fn a_bios_machine_tries_its_network_card_first() {
+        let words = machine(FirmwareKind::Bios, Nic::E1000, Bus::Ahci);
+        assert!(words.contains("-device e1000,netdev=net0,mac=52:54:00:77:00:01,bootindex=1 "), "{words}");
+        assert!(words.contains("-device ide-hd,bus=ide.0,drive=disk0,serial=A0,bootindex=2"), "{words}");
+        assert!(!words.contains("pflash"), "{words}");
+    }
+
+    #[test]
+    fn a_uefi_machine_has_its_own_variables_and_no_rom_on_virtio() {
+        let words = machine(FirmwareKind::Uefi, Nic::Virtio, Bus::Nvme);
+        assert!(words.contains("file=/lab/a/variables.fd"), "{words}");
+        assert!(words.contains("bootindex=1,romfile= "), "{words}");
+        assert!(words.contains("-device nvme,drive=disk0,serial=A0,bootindex=2"), "{words}");
+    }
+}
