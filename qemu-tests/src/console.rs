@@ -7,6 +7,7 @@ mod shell;
 use std::fs;
 use std::io::{Read as _, Seek as _, SeekFrom};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -26,11 +27,12 @@ pub struct Console {
     log: PathBuf,
     socket: PathBuf,
     seen: Mutex<u64>,
+    power_on: AtomicU64,
 }
 
 impl Console {
     pub(crate) const fn new(log: PathBuf, socket: PathBuf) -> Self {
-        Self { log, socket, seen: Mutex::new(0) }
+        Self { log, socket, seen: Mutex::new(0), power_on: AtomicU64::new(0) }
     }
 
     /// All that was printed since the machine was made, without terminal control codes.
@@ -47,9 +49,16 @@ impl Console {
         all.get(all.len().saturating_sub(lines)..).unwrap_or_default().join("\n")
     }
 
-    /// Forgets what was printed so far: later waits look only at what comes after.
-    pub fn skip_to_end(&self) {
+    /// What was printed since the machine was last switched on.
+    #[must_use]
+    pub fn text_since_power_on(&self) -> String {
+        plain(&self.bytes_from(self.power_on.load(Ordering::Relaxed)))
+    }
+
+    /// The machine is switched on: later waits look only at what comes after.
+    pub(crate) fn starts_anew(&self) {
         let end = fs::metadata(&self.log).map(|log| log.len()).unwrap_or_default();
+        self.power_on.store(end, Ordering::Relaxed);
         *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = end;
     }
 
@@ -142,7 +151,7 @@ mod tests {
         assert_eq!(console.wait_for(&["three", "login:"], soon).await.unwrap(), "three");
         assert!(console.wait_for(&["one"], soon).await.is_err());
         assert_eq!(console.text(), "one login: two\nthree login: ");
-        console.skip_to_end();
+        console.starts_anew();
         assert!(console.wait_for(&["login:"], soon).await.is_err());
     }
 }

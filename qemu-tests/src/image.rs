@@ -137,6 +137,23 @@ pub fn signing_key(programs: &Programs, dir: &Path, name: &str) -> Result<(PathB
     Ok((secret, public))
 }
 
+/// Forgets the Debian trees, images and bundles of the cache; keys and downloads stay.
+///
+/// # Errors
+/// One of them cannot be removed.
+pub fn forget() -> Result<()> {
+    let cache = cache_dir()?;
+    let _one_at_a_time = lock(&cache)?;
+    for entry in fs::read_dir(&cache)?.flatten() {
+        let name = entry.file_name();
+        if ["debian-12-", "bundle-"].iter().any(|prefix| name.to_string_lossy().starts_with(prefix)) {
+            fs::remove_dir_all(entry.path())
+                .with_context(|| format!("removing {}", entry.path().display()))?;
+        }
+    }
+    Ok(())
+}
+
 /// Bundles of earlier builds of the agent; each is some 100 MB.
 fn forget_other_bundles(cache: &Path) {
     for entry in fs::read_dir(cache).into_iter().flatten().flatten() {

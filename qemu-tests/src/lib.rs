@@ -7,17 +7,19 @@
 
 pub mod admin;
 pub mod console;
+pub mod demo;
 pub mod disk;
 pub mod image;
 pub mod lab;
 pub mod net;
 pub mod programs;
+pub mod report;
 pub mod server;
 pub mod session;
 pub mod vm;
 
 pub use console::Console;
 pub use disk::{Bus, Disk, DiskSpec, gib, mib};
-pub use lab::{Lab, Node};
+pub use lab::{Lab, LabOptions, Node};
 pub use node_api::{FirmwareKind, Stage};
 pub use vm::{Machine, MachineSpec, Nic};

@@ -18,6 +18,8 @@ use nix::unistd::Pid;
 
 /// How long a killed process may take to vanish; a QEMU with a large dirty disk file needs a few seconds.
 const KILLED_GONE_MAX: Duration = Duration::from_secs(10);
+/// How soon a lab is taken down after its parent process died.
+const PARENT_LOOKED_AT_EVERY: Duration = Duration::from_millis(500);
 /// File in a session's directory: one owned thing per line, oldest first.
 const OWNED_FILE: &str = "owned";
 
@@ -103,6 +105,24 @@ pub fn sweep_on_signals() -> Result<()> {
             tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
         });
         eprintln!("\ninterrupted: taking the lab down");
+        sweep_own();
+        std::process::exit(130);
+    })?;
+    Ok(())
+}
+
+/// Sweeps all sessions of this process and ends it when the process that started it is gone: a test runner that
+/// was killed cannot pass the signal on.
+///
+/// # Errors
+/// The watching thread cannot be started.
+pub fn sweep_when_orphaned() -> Result<()> {
+    let parent = nix::unistd::getppid();
+    thread::Builder::new().name("orphaned".into()).spawn(move || {
+        while nix::unistd::getppid() == parent {
+            thread::sleep(PARENT_LOOKED_AT_EVERY);
+        }
+        eprintln!("\nthe process that started this one is gone: taking the lab down");
         sweep_own();
         std::process::exit(130);
     })?;

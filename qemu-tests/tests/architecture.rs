@@ -57,18 +57,19 @@ fn our_packages() -> BTreeMap<String, Vec<String>> {
     let output = Command::new(env!("CARGO"))
         .args(["metadata", "--no-deps", "--format-version", "1", "--offline"])
         .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .output()
-        .expect("cargo runs");
-    let metadata: Value = serde_json::from_slice(&output.stdout).expect("cargo metadata prints JSON");
-    let packages = metadata["packages"].as_array().expect("packages");
+        .output();
+    let metadata: Value =
+        output.map(|output| serde_json::from_slice(&output.stdout).unwrap_or_default()).unwrap_or_default();
+    let list = |value: Option<&Value>| value.and_then(Value::as_array).cloned().unwrap_or_default();
+    let name = |value: &Value| value.get("name").and_then(Value::as_str).unwrap_or_default().to_owned();
+    let packages = list(metadata.get("packages"));
+    assert!(!packages.is_empty(), "cargo metadata names no package");
+    let normal = |dependency: &&Value| dependency.get("kind").is_some_and(Value::is_null);
     packages
         .iter()
         .map(|package| {
-            let dependencies = package["dependencies"].as_array().expect("dependencies").iter();
-            let normal = dependencies.filter(|dependency| dependency["kind"].is_null());
-            let names =
-                normal.map(|dependency| dependency["name"].as_str().unwrap_or_default().to_owned()).collect();
-            (package["name"].as_str().unwrap_or_default().to_owned(), names)
+            let dependencies = list(package.get("dependencies"));
+            (name(package), dependencies.iter().filter(normal).map(name).collect())
         })
         .collect()
 }

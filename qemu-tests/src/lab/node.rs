@@ -125,7 +125,7 @@ impl Node {
     /// It is on already, or QEMU refuses it.
     pub fn power_on(&self) -> Result<&Self> {
         self.note("power on");
-        self.machine.console().skip_to_end();
+        self.machine.console().starts_anew();
         self.machine.power_on(&self.shared.session, &self.shared.network)?;
         Ok(self)
     }
@@ -187,6 +187,29 @@ impl Node {
         }
     }
 
+    /// Waits until at least this share of the image is fetched, and returns how much it was when seen.
+    ///
+    /// # Errors
+    /// The node fails, or does not come so far in time.
+    pub async fn fetches(&self, share: f64) -> Result<f64> {
+        self.reaches(Stage::Fetch).await?;
+        let until = Instant::now() + INSTALL_MAX;
+        loop {
+            if let Some(view) = self.view().await? {
+                let beyond = view.stage.is_some_and(|now| now != Stage::Fetch && is_at(now, Stage::Fetch));
+                let now = if beyond { 1.0 } else { view.done_share() };
+                if now >= share {
+                    return Ok(now);
+                }
+                if let Some(failure) = view.failure {
+                    bail!("{} failed in {}: {failure}", self.name(), failure.stage);
+                }
+            }
+            self.still_time(until, "fetch")?;
+            sleep(ASK_EVERY).await;
+        }
+    }
+
     /// Waits until the server knows that the node is installed.
     ///
     /// # Errors
@@ -240,6 +263,24 @@ impl Node {
         ensure!(found == distribution, "{} runs {found}, not {distribution}", self.name());
         self.note(&format!("login prompt of {found}"));
         Ok(system)
+    }
+
+    /// Checks on the console that the firmware asked the network, was told to boot its own disk, and did, since the
+    /// machine was last switched on.
+    ///
+    /// # Errors
+    /// The console shows no such thing; the error quotes it.
+    pub fn tried_the_network_before_its_disk(&self) -> Result<()> {
+        let text = self.console().text_since_power_on();
+        let network = text.find("boot.ipxe");
+        let disk = text.find("GRUB");
+        ensure!(
+            network.is_some() && network < disk,
+            "{} did not try the network before its disk; its console began:\n{}",
+            self.name(),
+            text.lines().take(40).collect::<Vec<_>>().join("\n")
+        );
+        Ok(())
     }
 
     /// What the server knows of the node; `None` before it has seen it, or while no server answers.

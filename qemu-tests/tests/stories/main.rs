@@ -1,32 +1,92 @@
-//! The VM stories.
-use qemu_tests::net::Network;
-use qemu_tests::session::Session;
-use qemu_tests::*;
-use std::time::Duration;
-#[tokio::main]
-async fn main() -> anyhow::Result<()> {
-    qemu_tests::session::sweep_on_signals()?;
-    let session = Session::begin()?;
-    let network = Network::new(&session)?;
-    for (i, fw, nic) in [(1, FirmwareKind::Bios, Nic::E1000)] {
-        let spec = MachineSpec {
-            name: format!("m{i}"),
-            firmware: fw,
-            nic,
-            mac: [0x52, 0x54, 0, 0x77, 0, i],
-            memory_mib: 512,
-            processors: 1,
-            disks: vec![disk::DiskSpec { bus: Bus::Nvme, size_bytes: gib(1), serial: "x".into() }],
-        };
-        let m = Machine::new(spec, &session, &network)?;
-        let t = std::time::Instant::now();
-        m.power_on(&session, &network)?;
-        println!("on after {:?}", t.elapsed());
-        println!("{:?}", m.console().wait_for(&["net0:", "Start PXE"], Duration::from_secs(60)).await);
-        println!("{:?}", t.elapsed());
-        tokio::time::sleep(Duration::from_secs(3)).await;
-        println!("{}", m.console().text());
-        m.cut_power()?;
+//! Stories on virtual bare metal, one at a time; each file tells one.
+//!
+//! Skipped, and said so, when the process is not root, QEMU is absent, or `ESIR_SKIP_VM` is set.
+#![forbid(unsafe_code)]
+
+mod server_killed_in_mid_fetch;
+mod two_disks;
+mod two_machines;
+mod unapproved_node;
+mod wrong_signature;
+
+use std::future::Future;
+use std::pin::Pin;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result};
+use libtest_mimic::{Arguments, Failed, Trial};
+use qemu_tests::session;
+
+/// One story: a sentence and what happens.
+struct Story {
+    name: &'static str,
+    tell: fn() -> Telling,
+}
+
+type Telling = Pin<Box<dyn Future<Output = Result<()>> + Send>>;
+
+/// In the order of what they need: the cheap ones first.
+const STORIES: [Story; 5] = [
+    Story {
+        name: "an unapproved node waits and never opens its disk for writing",
+        tell: || Box::pin(unapproved_node::tell()),
+    },
+    Story {
+        name: "a node whose image has a wrong signature stops before its first write",
+        tell: || Box::pin(wrong_signature::tell()),
+    },
+    Story {
+        name: "a node with two disks and a rule that matches both stops and says so",
+        tell: || Box::pin(two_disks::tell()),
+    },
+    Story {
+        name: "two machines of different kinds become two running servers and stay so",
+        tell: || Box::pin(two_machines::tell()),
+    },
+    Story {
+        name: "a node goes on when the server is killed in mid-fetch and started again",
+        tell: || Box::pin(server_killed_in_mid_fetch::tell()),
+    },
+];
+
+fn main() -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    // Two machines of one story already share the processors.
+    arguments.test_threads = Some(1);
+    let skipped = why_skipped();
+    if let Some(why) = &skipped {
+        println!("stories on virtual machines are skipped: {why}");
+    } else if !arguments.list
+        && let Err(error) = session::sweep_on_signals().and_then(|()| session::sweep_when_orphaned())
+    {
+        println!("stories cannot be told: {error:#}");
+        return ExitCode::FAILURE;
     }
-    Ok(())
+    let trials = STORIES.iter().map(|story| {
+        let trial = Trial::test(story.name, || tell(story));
+        trial.with_ignored_flag(skipped.is_some())
+    });
+    libtest_mimic::run(&arguments, trials.collect()).exit_code()
+}
+
+fn why_skipped() -> Option<String> {
+    if std::env::var_os("ESIR_SKIP_VM").is_some() {
+        return Some("ESIR_SKIP_VM is set".into());
+    }
+    if !nix::unistd::Uid::effective().is_root() {
+        return Some("namespaces and taps need root".into());
+    }
+    let qemu = std::process::Command::new("qemu-system-x86_64").arg("--version").output();
+    qemu.is_err().then(|| "there is no qemu-system-x86_64; scripts/setup installs it".into())
+}
+
+fn tell(story: &Story) -> Result<(), Failed> {
+    eprintln!("\nstory: {}", story.name);
+    let told = runtime().and_then(|runtime| runtime.block_on((story.tell)()));
+    told.map_err(|error| Failed::from(format!("{error:#}")))
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    builder.worker_threads(1).enable_all().build().context("starting the runtime")
 }

@@ -1,0 +1,31 @@
+//! `qemu-tests setup-image`: fills the cache.
+
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result, ensure};
+use clap::Args;
+use qemu_tests::image;
+use qemu_tests::programs::Programs;
+
+/// Options of `setup-image`.
+#[derive(Debug, Args)]
+pub(crate) struct SetupImageArguments {
+    /// Makes the Debian tree again from today's mirrors.
+    #[arg(long)]
+    again: bool,
+}
+
+pub(crate) fn run(arguments: &SetupImageArguments) -> Result<ExitCode> {
+    ensure!(nix::unistd::Uid::effective().is_root(), "making a Debian tree needs root; use sudo");
+    if arguments.again {
+        image::forget().context("emptying the cache")?;
+    }
+    let programs = Programs::find()?;
+    let made = image::debian_12(&programs)?;
+    let bundle = image::boot_bundle(&programs)?;
+    println!("image       {}", made.image.display());
+    println!("tree        {}", made.tree.display());
+    println!("public key  {}", made.public_key.display());
+    println!("boot bundle {}", bundle.dir.display());
+    Ok(ExitCode::SUCCESS)
+}
