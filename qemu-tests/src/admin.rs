@@ -10,7 +10,7 @@ use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper::body::Bytes;
 use hyper::header::HOST;
 use hyper_util::rt::TokioIo;
-use serde_json::Value;
+use serde::de::DeserializeOwned;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
@@ -45,8 +45,7 @@ impl Admin {
     /// # Errors
     /// No server, or an answer that is not a list of nodes.
     pub async fn nodes(&self) -> Result<Vec<NodeView>> {
-        let answer = self.get("/v1/nodes").await?;
-        NodeView::list(&answer)
+        self.get("/v1/nodes").await
     }
 
     /// One node with its history.
@@ -54,14 +53,14 @@ impl Admin {
     /// # Errors
     /// No server, or no such node.
     pub async fn node(&self, name: &str) -> Result<NodeView> {
-        NodeView::one(&self.get(&format!("/v1/nodes/{name}")).await?)
+        self.get(&format!("/v1/nodes/{name}")).await
     }
 
-    /// The JSON at a path.
+    /// The JSON at a path as a value.
     ///
     /// # Errors
-    /// No answer in time, a status that is not 200, or no JSON.
-    pub async fn get(&self, path: &str) -> Result<Value> {
+    /// No answer in time, a status that is not 200, or other JSON.
+    pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
         let asking = || format!("asking http://{}{path}", self.address);
         let answer = timeout(ANSWER_MAX, self.ask(path)).await.with_context(asking)?.with_context(asking)?;
         serde_json::from_slice(&answer).with_context(asking)

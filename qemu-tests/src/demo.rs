@@ -10,12 +10,12 @@ use anyhow::{Context as _, Result, ensure};
 use node_api::Stage;
 use serde::Serialize;
 
+use crate::FirmwareKind;
 use crate::disk::{Bus, gib};
 use crate::image::TestImage;
 use crate::lab::{InstalledSystem, Lab, Node};
 use crate::report::{DeployReport, NodeReport};
 use crate::vm::Nic;
-use crate::{FirmwareKind, admin::node::NodeView};
 
 /// Root of an installed system: serial number of its disk.
 const ROOT_DISK: &str = "lsblk -dno SERIAL /dev/$(lsblk -no PKNAME $(findmnt -no SOURCE /))";
@@ -171,8 +171,8 @@ async fn ask(node: &Node, system: &mut InstalledSystem) -> Result<Resident> {
 }
 
 async fn ask_over_ssh(lab: &Lab, node: &Node, address: Ipv4Addr, image: &TestImage) -> Result<String> {
-    let view: Option<NodeView> = node.view().await?;
-    let host_keys = view.map(|view| view.host_keys).unwrap_or_default();
+    let installed = node.view().await?.and_then(|view| view.installed);
+    let host_keys = installed.map(|installed| installed.host_keys).unwrap_or_default();
     ensure!(!host_keys.is_empty(), "the server knows no host keys of {}", node.name());
     lab.ssh(&image.ssh_key, address, &host_keys, "uname -r").await
 }

@@ -80,7 +80,7 @@ impl NodeReport {
         Self {
             resident,
             stages: view.stages.iter().filter_map(took).collect(),
-            traffic: view.traffic(),
+            traffic: view.traffic,
             share_from_nodes: view.share_from_nodes(),
             fetch_began_unix_ms: fetch.map(|span| span.began_unix_ms),
         }

@@ -1,36 +1,38 @@
 //! What the server says of one node, reduced to what stories ask.
 
 use std::fmt;
-use std::net::Ipv4Addr;
 
-use anyhow::{Context as _, Result};
 use node_api::{Progress, Stage, TrafficCounts};
 use serde::Deserialize;
-use serde_json::Value;
 
 /// A node as the server knows it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Deserialize)]
 pub struct NodeView {
     /// The server's name for it.
     pub name: String,
-    /// The card that it booted from.
-    pub mac: Option<String>,
-    /// Its address.
-    pub address: Option<Ipv4Addr>,
-    /// The server's word for its state: `waiting`, `deploying`, `deployed`.
+    /// Hardware addresses by which it boots.
+    pub macs: Vec<String>,
+    /// The server's word for its state: `seen`, `waiting`, `approved`, `deploying`, `lingering`, `deployed`, `failed`.
     pub state: String,
-    /// Where it is in its life.
+    /// Where it is in its life; `None` once it runs its own system.
     pub stage: Option<Stage>,
-    /// Whether an image is installed and the node boots from its own disk.
-    pub is_installed: bool,
     /// Why it stopped.
     pub failure: Option<Failure>,
     /// How far its stage is.
     pub progress: Option<Progress>,
+    /// Image bytes by source in its last deployment.
+    pub traffic: TrafficCounts,
     /// Stages of its last deployment, in order.
     pub stages: Vec<StageSpan>,
-    /// Image bytes by source, once it is installed.
-    pub installed_traffic: Option<TrafficCounts>,
+    /// What the server put on its disk.
+    pub installed: Option<Installed>,
+}
+
+/// What the server put on a node's disk.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Installed {
+    /// Image id, hex.
+    pub image_id: String,
     /// Public SSH host keys of the installed system.
     pub host_keys: Vec<String>,
 }
@@ -82,40 +84,24 @@ impl NodeView {
         self.progress.map_or(0.0, |progress| ratio(progress.done_bytes, progress.total_bytes))
     }
 
-    /// Image bytes by source: the final count, or the newest.
+    /// Whether an image is installed and the node boots from its own disk from now on.
     #[must_use]
-    pub fn traffic(&self) -> TrafficCounts {
-        let newest = || self.progress.map(|progress| progress.traffic);
-        self.installed_traffic.or_else(newest).unwrap_or_default()
+    pub fn is_installed(&self) -> bool {
+        matches!(self.state.as_str(), "lingering" | "deployed")
+    }
+
+    /// Whether it is in `stage` or beyond; failure is beyond nothing.
+    #[must_use]
+    pub fn has_reached(&self, stage: Stage) -> bool {
+        let beyond = |now: Stage| now == stage || (now > stage && now < Stage::Failed);
+        self.failure.is_none() && (self.is_installed() || self.stage.is_some_and(beyond))
     }
 
     /// Share of its image bytes that other nodes gave, 0 to 1.
     #[must_use]
     pub fn share_from_nodes(&self) -> f64 {
-        let traffic = self.traffic();
+        let traffic = self.traffic;
         ratio(traffic.from_nodes_bytes, traffic.from_nodes_bytes.saturating_add(traffic.from_server_bytes))
-    }
-
-    pub(super) fn list(answer: &Value) -> Result<Vec<Self>> {
-        let nodes = answer.as_array().context("/v1/nodes answers no list")?;
-        nodes.iter().map(Self::one).collect()
-    }
-
-    pub(super) fn one(answer: &Value) -> Result<Self> {
-        let text = |field: &str| answer.get(field).and_then(Value::as_str);
-        Ok(Self {
-            name: text("name").context("a node without a name")?.to_owned(),
-            mac: text("mac").map(str::to_owned),
-            address: text("address").and_then(|address| address.parse().ok()),
-            state: text("state").unwrap_or_default().to_owned(),
-            stage: text("stage").and_then(|stage| stage.parse().ok()),
-            is_installed: answer.get("installed").is_some_and(|installed| installed == &Value::Bool(true)),
-            failure: answer.get("failure").cloned().and_then(|failure| serde_json::from_value(failure).ok()),
-            progress: None,
-            stages: Vec::new(),
-            installed_traffic: None,
-            host_keys: Vec::new(),
-        })
     }
 }
 

@@ -72,7 +72,7 @@ fn line(view: &NodeView) -> String {
         let cells: String = (0..BAR_CELLS).map(|cell| if cell < filled { '#' } else { '.' }).collect();
         text.push_str(&format!(" [{cells}] {:3.0} %", view.done_share() * 100.0));
     }
-    let traffic = view.traffic();
+    let traffic = view.traffic;
     if traffic.from_server_bytes + traffic.from_nodes_bytes > 0 {
         let (server, nodes) = (megabytes(traffic.from_server_bytes), megabytes(traffic.from_nodes_bytes));
         text.push_str(&format!("  {server:.1} MB from server, {nodes:.1} MB from nodes"));

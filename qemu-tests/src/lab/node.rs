@@ -1,6 +1,5 @@
 //! One machine of a lab with what its server and its console say of it.
 
-use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -176,7 +175,7 @@ impl Node {
         let until = Instant::now() + within;
         loop {
             let view = self.view().await?;
-            if view.as_ref().is_some_and(|view| view.stage.is_some_and(|now| is_at(now, stage))) {
+            if view.as_ref().is_some_and(|view| view.has_reached(stage)) {
                 return Ok(self);
             }
             if let Some(failure) = view.and_then(|view| view.failure) {
@@ -196,8 +195,7 @@ impl Node {
         let until = Instant::now() + INSTALL_MAX;
         loop {
             if let Some(view) = self.view().await? {
-                let beyond = view.stage.is_some_and(|now| now != Stage::Fetch && is_at(now, Stage::Fetch));
-                let now = if beyond { 1.0 } else { view.done_share() };
+                let now = if view.has_reached(Stage::Verify) { 1.0 } else { view.done_share() };
                 if now >= share {
                     return Ok(now);
                 }
@@ -218,7 +216,7 @@ impl Node {
         let until = Instant::now() + INSTALL_MAX;
         loop {
             if let Some(view) = self.view().await? {
-                if view.is_installed {
+                if view.is_installed() {
                     self.note("installed");
                     return Ok(view);
                 }
@@ -290,7 +288,7 @@ impl Node {
     pub async fn view(&self) -> Result<Option<NodeView>> {
         let Ok(nodes) = self.shared.server.admin().nodes().await else { return Ok(None) };
         let mac = self.machine.spec().mac_text();
-        let view = nodes.into_iter().find(|node| node.mac.as_deref() == Some(&mac));
+        let view = nodes.into_iter().find(|node| node.macs.contains(&mac));
         if let Some(view) = &view {
             self.note_stage(view);
         }
@@ -304,15 +302,6 @@ impl Node {
     pub async fn name_at_server(&self) -> Result<String> {
         let view = self.view().await?;
         Ok(view.with_context(|| format!("the server has not seen {}", self.name()))?.name)
-    }
-
-    /// The address that the server gave it.
-    ///
-    /// # Errors
-    /// It has none.
-    pub async fn address(&self) -> Result<Ipv4Addr> {
-        let address = self.view().await?.and_then(|view| view.address);
-        address.with_context(|| format!("the server has leased {} no address", self.name()))
     }
 
     /// Its name in the lab.
@@ -346,11 +335,6 @@ impl Node {
             }
         }
     }
-}
-
-/// Whether a node that is in `now` has come as far as `wanted`; failure and rescue are beyond nothing.
-fn is_at(now: Stage, wanted: Stage) -> bool {
-    now == wanted || (now > wanted && now < Stage::Failed)
 }
 
 /// The system that a node runs from its own disk, through a root shell on the serial console.
