@@ -41,7 +41,9 @@ pub(crate) enum ChrootError {
     #[error("starting {0} in the installed system")]
     Start(String, #[source] std::io::Error),
     /// It ran longer than allowed and was killed.
-    #[error("{program} in the installed system took longer than {limit_s} s and was stopped; it said: {output}")]
+    #[error(
+        "{program} in the installed system took longer than {limit_s} s and was stopped; it said: {output}"
+    )]
     TooLong {
         /// Its name.
         program: String,
@@ -72,7 +74,8 @@ impl Chroot {
         for name in SHARED {
             let inside = root.join(name);
             let source = Path::new("/").join(name);
-            std::fs::create_dir_all(&inside).map_err(|error| ChrootError::Mount(inside.clone(), io_to_nix(&error)))?;
+            std::fs::create_dir_all(&inside)
+                .map_err(|error| ChrootError::Mount(inside.clone(), io_to_nix(&error)))?;
             mount(Some(&source), &inside, None::<&str>, MsFlags::MS_BIND | MsFlags::MS_REC, None::<&str>)
                 .map_err(|error| ChrootError::Mount(inside.clone(), error))?;
             chroot.mounted.push(inside);
@@ -89,7 +92,12 @@ impl Chroot {
     ///
     /// # Errors
     /// [`ChrootError`] when it cannot start, takes longer than `limit`, or ends badly.
-    pub(crate) async fn run(&self, program: &str, arguments: &[&str], limit: Duration) -> Result<String, ChrootError> {
+    pub(crate) async fn run(
+        &self,
+        program: &str,
+        arguments: &[&str],
+        limit: Duration,
+    ) -> Result<String, ChrootError> {
         let mut child = Command::new("/proc/self/exe")
             .arg(ENTER)
             .arg(&self.root)
@@ -168,7 +176,6 @@ fn joined(out: Vec<u8>, err: Vec<u8>) -> String {
     let both = [String::from_utf8_lossy(&out), String::from_utf8_lossy(&err)];
     both.iter().map(|text| text.trim()).filter(|text| !text.is_empty()).collect::<Vec<_>>().join("\n")
 }
-
 
 fn io_to_nix(error: &std::io::Error) -> nix::Error {
     nix::Error::from_raw(error.raw_os_error().unwrap_or(nix::libc::EIO))

@@ -1,1 +1,5 @@
 //! The calls into the kernel that have no safe wrapper; the only place with `unsafe`.
+
+pub(crate) mod block;
+pub(crate) mod packet;
+pub(crate) mod watch;

@@ -104,7 +104,9 @@ pub(crate) async fn prepare(
             Err(BootError::NoPartition("esp"))
         }
         node_api::FirmwareKind::Bios if bios_disk.is_none() => Err(BootError::NoLoader(place.firmware)),
-        node_api::FirmwareKind::Uefi if removable_loader.is_none() => Err(BootError::NoLoader(place.firmware)),
+        node_api::FirmwareKind::Uefi if removable_loader.is_none() => {
+            Err(BootError::NoLoader(place.firmware))
+        }
         _ => Ok(PreparedBoot { removable_loader, bios_disk }),
     }
 }
@@ -173,7 +175,8 @@ fn distribution_id(tree: &Tree) -> Result<String, TreeError> {
     let text = tree.read("/etc/os-release")?.unwrap_or_default();
     let text = String::from_utf8_lossy(&text).into_owned();
     let id = text.lines().find_map(|line| line.strip_prefix("ID=")).unwrap_or("linux");
-    let id: String = id.trim_matches('"').chars().filter(|c| c.is_ascii_alphanumeric() || *c == '-').collect();
+    let id: String =
+        id.trim_matches('"').chars().filter(|c| c.is_ascii_alphanumeric() || *c == '-').collect();
     Ok(id)
 }
 
@@ -209,7 +212,8 @@ mod tests {
     use super::*;
 
     fn plan() -> Plan {
-        let disk = Disk { name: "sda".into(), size_bytes: 8 << 30, logical_sector_bytes: 512, ..Disk::default() };
+        let disk =
+            Disk { name: "sda".into(), size_bytes: 8 << 30, logical_sector_bytes: 512, ..Disk::default() };
         Plan::make(&Layout::default(), &disk, &Seeds { image_id: [1; 32], fresh: [2; 32] }).unwrap()
     }
 
@@ -237,7 +241,9 @@ mod tests {
         let loader = copy_uefi_loaders(&plan(), &tree, &mut esp_tree).unwrap();
         assert_eq!(loader.as_deref(), Some(&b"shim"[..]));
         assert!(!esp_tree.exists("/EFI/BOOT/BOOTX64.EFI"));
-        for path in ["EFI/BOOT/grubx64.efi", "EFI/debian/grubx64.efi", "EFI/debian/shimx64.efi", "EFI/BOOT/mmx64.efi"] {
+        for path in
+            ["EFI/BOOT/grubx64.efi", "EFI/debian/grubx64.efi", "EFI/debian/shimx64.efi", "EFI/BOOT/mmx64.efi"]
+        {
             assert!(esp_tree.exists(path), "{path}");
         }
         let config = String::from_utf8(esp_tree.read("/EFI/debian/grub.cfg").unwrap().unwrap()).unwrap();

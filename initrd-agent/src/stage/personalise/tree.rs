@@ -65,7 +65,12 @@ impl Tree {
     ///
     /// # Errors
     /// The old file, if any, is still there then.
-    pub(crate) fn write(&mut self, path: impl AsRef<Path>, contents: &[u8], mode: u32) -> Result<(), TreeError> {
+    pub(crate) fn write(
+        &mut self,
+        path: impl AsRef<Path>,
+        contents: &[u8],
+        mode: u32,
+    ) -> Result<(), TreeError> {
         let path = path.as_ref();
         self.write_anew(path, contents, mode).map_err(|source| TreeError {
             doing: "writing",
@@ -93,9 +98,12 @@ impl Tree {
 
     /// The names in a directory, sorted; none where there is no such directory.
     pub(crate) fn names(&self, path: impl AsRef<Path>) -> Vec<String> {
-        let Ok(folder) = self.resolve(path.as_ref(), OFlags::RDONLY | OFlags::DIRECTORY) else { return Vec::new() };
+        let Ok(folder) = self.resolve(path.as_ref(), OFlags::RDONLY | OFlags::DIRECTORY) else {
+            return Vec::new();
+        };
         let Ok(entries) = rustix::fs::Dir::read_from(&folder) else { return Vec::new() };
-        let names = entries.filter_map(Result::ok).map(|entry| entry.file_name().to_string_lossy().into_owned());
+        let names =
+            entries.filter_map(Result::ok).map(|entry| entry.file_name().to_string_lossy().into_owned());
         let mut names: Vec<String> = names.filter(|name| name != "." && name != "..").collect();
         names.sort();
         names
@@ -171,7 +179,11 @@ mod tests {
         std::fs::create_dir(root.path().join("etc")).unwrap();
         std::os::unix::fs::symlink(outside.path(), root.path().join("etc/ssh")).unwrap();
         let mut tree = Tree::open(root.path()).unwrap();
+        assert!(tree.write("/etc/ssh/x", b"1", 0o600).is_err(), "the link leads nowhere inside the tree");
+        let inside = root.path().join(outside.path().strip_prefix("/").unwrap());
+        std::fs::create_dir_all(&inside).unwrap();
         tree.write("/etc/ssh/x", b"1", 0o600).unwrap();
+        assert_eq!(std::fs::read(inside.join("x")).unwrap(), b"1");
         assert!(std::fs::read_dir(outside.path()).unwrap().next().is_none());
         assert_eq!(tree.read("/etc/ssh/x").unwrap().as_deref(), Some(&b"1"[..]));
     }

@@ -1,0 +1,142 @@
+//! The stages of a node's life in this boot, top to bottom.
+
+use std::future::Future;
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use node_api::{Directive, Recovery, Stage};
+
+use crate::console;
+use crate::failure::{BackOff, Failure, StageError};
+use crate::report::{self, Reporter};
+use crate::secrets::RUN_DIRECTORY;
+use crate::stage::{Done, enrol, network, start};
+use crate::supervise::{EXIT_POWER_OFF, EXIT_REBOOT};
+
+/// First pause before a failed stage is tried again.
+const RETRY_FIRST: Duration = Duration::from_secs(2);
+/// Longest pause before a failed stage is tried again.
+const RETRY_LIMIT: Duration = Duration::from_mins(1);
+/// Time for a person to read the reason before the node reboots, and for the server to hear it.
+const REBOOT_PAUSE: Duration = Duration::from_secs(20);
+
+/// How the agent's life ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    Reboot,
+    PowerOff,
+}
+
+/// Lives until the node reboots or is switched off; PID 1 does either by the exit status.
+pub(crate) fn run() -> ExitCode {
+    let reporter = Reporter::new(Some(Path::new(RUN_DIRECTORY)));
+    console::install(reporter.clone());
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            console::say(&format!("esir: the agent cannot start its threads: {error}"));
+            return ExitCode::FAILURE;
+        }
+    };
+    let end = runtime.block_on(async {
+        tokio::spawn(report::follow_kernel_log(reporter.clone()));
+        tokio::select! {
+            end = live(&reporter) => end,
+            end = reboot_ordered(&reporter) => end,
+        }
+    });
+    match end {
+        End::Reboot => ExitCode::from(EXIT_REBOOT),
+        End::PowerOff => ExitCode::from(EXIT_POWER_OFF),
+    }
+}
+
+async fn live(reporter: &Reporter) -> End {
+    match stages(reporter).await {
+        Ok(end) | Err(end) => end,
+    }
+}
+
+async fn stages(reporter: &Reporter) -> Result<End, End> {
+    let started = again(reporter, Stage::Start, async || start::run()).await?;
+    let online = again(reporter, Stage::Network, async || network::run(started.boot_mac).await).await?;
+    let enrolled =
+        again(reporter, Stage::Enrol, async || enrol::run(&started, &online.interface).await).await?;
+    tokio::spawn(report::send(reporter.clone(), enrolled.session.clone(), enrolled.report_interval));
+    Ok(End::Reboot)
+}
+
+/// Runs a stage until it ends well; its error says how to go on.
+async fn again<T, E: StageError, F>(reporter: &Reporter, stage: Stage, work: impl Fn() -> F) -> Result<T, End>
+where
+    F: Future<Output = Result<Done<T>, E>>,
+{
+    let mut back_off = BackOff::new(RETRY_FIRST, RETRY_LIMIT);
+    loop {
+        let failure = match once(reporter, stage, work()).await {
+            Ok(value) => return Ok(value),
+            Err(failure) => failure,
+        };
+        match failure.recovery {
+            Recovery::Reboot => return Err(reboot_after_failure(reporter).await),
+            // Nothing but time or a person changes what these stages meet, so waiting is trying slowly.
+            Recovery::Wait => tokio::time::sleep(RETRY_LIMIT).await,
+            Recovery::Retry => tokio::time::sleep(back_off.pause()).await,
+        }
+    }
+}
+
+/// Runs a stage once and tells everybody how it went.
+async fn once<T, E: StageError>(
+    reporter: &Reporter,
+    stage: Stage,
+    work: impl Future<Output = Result<Done<T>, E>>,
+) -> Result<T, Failure> {
+    console::set_stage(stage);
+    reporter.entered(stage);
+    let begun = Instant::now();
+    match work.await {
+        Ok(Done { value, detail }) => {
+            let took = begun.elapsed();
+            tracing::info!("done in {:.1} s: {detail}", took.as_secs_f64());
+            reporter.finished(stage, took, &detail);
+            Ok(value)
+        }
+        Err(error) => {
+            let failure = Failure::new(stage, &error);
+            tracing::error!(
+                "failed ({}): {}; next: {}",
+                failure.code,
+                failure.message,
+                word(failure.recovery)
+            );
+            reporter.failed(&failure);
+            Err(failure)
+        }
+    }
+}
+
+const fn word(recovery: Recovery) -> &'static str {
+    match recovery {
+        Recovery::Retry => "try again",
+        Recovery::Wait => "wait for a person or a new task",
+        Recovery::Reboot => "reboot",
+    }
+}
+
+async fn reboot_after_failure(reporter: &Reporter) -> End {
+    tracing::warn!("the node reboots in {} s", REBOOT_PAUSE.as_secs());
+    reporter.flush(REBOOT_PAUSE).await;
+    tokio::time::sleep(REBOOT_PAUSE).await;
+    End::Reboot
+}
+
+/// Ends when the server tells the node to reboot.
+async fn reboot_ordered(reporter: &Reporter) -> End {
+    let mut directives = reporter.directives();
+    // The sender lives as long as the reporter.
+    let _ = directives.wait_for(|directive| *directive == Some(Directive::Reboot)).await;
+    tracing::warn!("the server orders a reboot");
+    End::Reboot
+}

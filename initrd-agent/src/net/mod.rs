@@ -1,0 +1,7 @@
+//! Links, addresses and leases.
+//!
+//! Read first: [`nic::list`], [`dhcp::acquire`], [`link::Links`].
+
+pub(crate) mod dhcp;
+pub(crate) mod link;
+pub(crate) mod nic;
