@@ -252,3 +252,44 @@ fn seconds(milliseconds: u64) -> f64 {
 fn megabytes(bytes: u64) -> f64 {
     bytes as f64 / 1e6
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(
+        machine: &str,
+        fetch_s: f64,
+        from_server_bytes: u64,
+        from_nodes_bytes: u64,
+        began: u64,
+    ) -> NodeReport {
+        let text = || machine.to_owned();
+        let resident = Resident {
+            machine: text(),
+            hostname: text(),
+            machine_id: text(),
+            host_keys: vec![text()],
+            root_disk: text(),
+            firmware: text(),
+            kernel: text(),
+        };
+        let traffic = TrafficCounts { from_server_bytes, from_nodes_bytes, sent_bytes: 0 };
+        #[expect(clippy::cast_precision_loss, reason = "small numbers")]
+        let share_from_nodes = from_nodes_bytes as f64 / (from_nodes_bytes + from_server_bytes) as f64;
+        let stages = vec![(Stage::Prepare, 2.0), (Stage::Fetch, fetch_s), (Stage::Linger, 500.0)];
+        NodeReport { resident, stages, traffic, share_from_nodes, fetch_began_unix_ms: Some(began) }
+    }
+
+    #[test]
+    fn the_slower_node_decides_whether_neighbours_gave_enough() {
+        let rows = vec![node("a", 30.0, 10, 90, 1_000), node("b", 40.0, 80, 20, 9_000)];
+        let report = DeployReport::new(100, 90.0, 30.0, rows);
+        let holds: Vec<bool> = report.bars.iter().map(|bar| bar.holds).collect();
+        assert_eq!(holds, [false, true]);
+        assert!(report.limited_by.contains("fetch on b, 40.0 s"), "{}", report.limited_by);
+        let text = report.markdown();
+        assert!(text.contains("| fetch | 30.0 | 40.0 |"), "{text}");
+        assert!(text.contains("DOES NOT HOLD"), "{text}");
+    }
+}
