@@ -16,6 +16,8 @@ use anyhow::{Context as _, Result, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::image::cache_dir;
+
 /// How long a killed process may take to vanish; a QEMU with a large dirty disk file needs a few seconds.
 const KILLED_GONE_MAX: Duration = Duration::from_secs(10);
 /// How soon a lab is taken down after its parent process died.
@@ -34,12 +36,12 @@ impl Session {
     /// Cleans what dead processes left, then makes a directory of our own.
     ///
     /// # Errors
-    /// The directory for temporary files cannot be written.
+    /// The cache directory cannot be written.
     pub fn begin() -> Result<Self> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         sweep_stale();
         let name = format!("esir-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        let dir = all_sessions().join(&name);
+        let dir = all_sessions()?.join(&name);
         let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir);
         made.with_context(|| format!("making {}", dir.display()))?;
         let session = Self { name, dir };
@@ -151,13 +153,14 @@ fn sweep_stale() {
     }
 }
 
-fn all_sessions() -> PathBuf {
-    std::env::temp_dir().join("esir-labs")
+/// Not below `/tmp`, where others could prepare a list of processes for us to kill.
+fn all_sessions() -> Result<PathBuf> {
+    Ok(cache_dir()?.join("labs"))
 }
 
 fn session_dirs() -> Vec<PathBuf> {
-    let entries = fs::read_dir(all_sessions());
-    entries.into_iter().flatten().flatten().map(|entry| entry.path()).collect()
+    let entries = all_sessions().map(fs::read_dir);
+    entries.into_iter().flatten().flatten().flatten().map(|entry| entry.path()).collect()
 }
 
 /// Ends what a session's list names, newest first, and removes its directory. Failures leave the rest to the
