@@ -1,0 +1,312 @@
+//! What to ask of whom.
+//!
+//! The number of blocks asked of a peer is bounded by time: its rate x (round trip + 20 ms), at least two. A
+//! peer that holds more requests than that would only keep them from others that could serve them now.
+
+use super::Swarm;
+use super::connection::{Active, Asked};
+use super::types::{CloseReason, Event, PeerKey};
+use crate::geometry::{BLOCK_BYTES, Block, PieceIndex};
+use crate::moment::Moment;
+use crate::pieces::Arriving;
+use crate::wire::Message;
+use std::time::Duration;
+
+/// How much of a peer's time its requests may take up, beyond the round trip.
+const REQUEST_AHEAD: Duration = Duration::from_millis(20);
+
+/// Round trips longer than this are queues, not distance.
+const ROUND_TRIP_MAX: Duration = Duration::from_millis(100);
+
+const REQUESTS_MIN: usize = 2;
+
+/// A peer that gives nothing for this long gives its requests back. A server that serves four of 32 nodes at
+/// a time over 25 Mbit/s keeps the last one waiting for 6 s.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A block is asked of a second peer only if that one will be this much quicker.
+const ENDGAME_GAIN: u32 = 2;
+
+/// No block is asked twice before it is this old.
+const ENDGAME_AGE_MIN: Duration = Duration::from_millis(100);
+
+/// How long a peer must have nothing that we want before we say so.
+const UNINTERESTED_AFTER: Duration = Duration::from_secs(1);
+
+impl Active {
+    pub(super) fn note_answer(&mut self, now: Moment, asked_at: Moment) {
+        let took = now.since(asked_at).min(ROUND_TRIP_MAX);
+        // The shortest answer is the round trip; longer ones waited in a queue. It drifts up slowly, so a route
+        // that got longer is noticed.
+        let drifted = self.round_trip + self.round_trip / 256 + Duration::from_micros(1);
+        self.round_trip = if self.round_trip.is_zero() { took } else { took.min(drifted) };
+    }
+
+    /// How many blocks may be outstanding.
+    fn depth(&self, now: Moment) -> usize {
+        if self.snubbed {
+            return 1;
+        }
+        let ahead = self.round_trip + REQUEST_AHEAD;
+        let bytes = u128::from(self.download_rate.per_second(now)) * ahead.as_micros() / 1_000_000;
+        let blocks = usize::try_from(bytes / u128::from(BLOCK_BYTES)).unwrap_or(usize::MAX);
+        blocks.saturating_add(REQUESTS_MIN).min(self.request_limit)
+    }
+
+    /// How long `blocks` more blocks take from this peer.
+    fn takes(&self, now: Moment, blocks: usize) -> Duration {
+        let rate = self.download_rate.per_second(now).max(1);
+        let micros = blocks as u128 * u128::from(BLOCK_BYTES) * 1_000_000 / u128::from(rate);
+        self.round_trip + Duration::from_micros(u64::try_from(micros).unwrap_or(u64::MAX))
+    }
+}
+
+impl Swarm {
+    pub(super) fn fill_all(&mut self) {
+        let mut keys = self.active_keys();
+        self.chance.shuffle(&mut keys);
+        keys.into_iter().for_each(|key| self.fill_requests(key));
+    }
+
+    pub(super) fn fill_requests(&mut self, peer: PeerKey) {
+        if self.is_complete() || self.now < self.paused_until {
+            return;
+        }
+        let now = self.now;
+        let Some(active) = self.active(peer).filter(|active| !active.chokes_us && active.useful > 0) else {
+            return;
+        };
+        let depth = active.depth(now);
+        while self.active(peer).is_some_and(|active| active.outstanding.len() < depth) {
+            let Some(block) = self.next_block(peer) else { break };
+            self.ask(peer, block);
+        }
+        self.update_hunger();
+    }
+
+    fn ask(&mut self, peer: PeerKey, block: Block) {
+        let at = self.now;
+        if !self.pieces.ask(block.piece(), block.number(), peer) {
+            return;
+        }
+        if let Some(active) = self.active_mut(peer) {
+            if active.outstanding.is_empty() {
+                active.last_block = at;
+            }
+            active.outstanding.push_back(Asked { block, at });
+            self.send(peer, Message::Request(block.into()));
+        }
+    }
+
+    /// The next block to ask of this peer: of a piece that it began; else of the image's first pieces or of a
+    /// piece that nobody brings any more; else of a new piece; else of a piece that another peer began.
+    fn next_block(&mut self, peer: PeerKey) -> Option<Block> {
+        if let Some(block) = self.own_block(peer) {
+            return Some(block);
+        }
+        let urgent =
+            |swarm: &Swarm, piece, arriving: &Arriving| swarm.picker.is_first(piece) || arriving.is_orphan();
+        if let Some(block) = self.joined_block(peer, urgent) {
+            return Some(block);
+        }
+        if let Some(piece) = self.new_piece(peer) {
+            let sole = self.is_suspect(peer).then_some(peer);
+            self.pieces.begin(piece, sole);
+            self.active_mut(peer)?.working.push_back(piece);
+            return self.config.geometry.block(piece, 0);
+        }
+        self.joined_block(peer, |_, _, _| true)
+    }
+
+    fn own_block(&mut self, peer: PeerKey) -> Option<Block> {
+        loop {
+            let piece = *self.active(peer)?.working.front()?;
+            let suspect = self.is_suspect(peer);
+            let arriving = self.pieces.arriving_at(piece).filter(|arriving| arriving.open_to(peer, suspect));
+            if let Some(number) = arriving.and_then(Arriving::first_free) {
+                return self.config.geometry.block(piece, number);
+            }
+            self.active_mut(peer)?.working.pop_front();
+        }
+    }
+
+    fn joined_block(
+        &self,
+        peer: PeerKey,
+        wanted: impl Fn(&Swarm, PieceIndex, &Arriving) -> bool,
+    ) -> Option<Block> {
+        let active = self.active(peer)?;
+        let suspect = self.is_suspect(peer);
+        let candidates = self.pieces.arriving().filter(|(piece, arriving)| {
+            arriving.free() > 0
+                && arriving.open_to(peer, suspect)
+                && active.have.has(*piece)
+                && wanted(self, *piece, arriving)
+        });
+        // The one with the least to do is finished, and shared, first.
+        let (piece, arriving) = candidates.min_by_key(|(_, arriving)| arriving.free())?;
+        self.config.geometry.block(piece, arriving.first_free()?)
+    }
+
+    fn new_piece(&mut self, peer: PeerKey) -> Option<PieceIndex> {
+        if self.pieces.in_memory() >= self.config.pieces_in_memory_max() {
+            return None;
+        }
+        let Swarm { picker, pieces, chance, peers, .. } = self;
+        let super::Standing::Active(active) = &peers.get(&peer)?.standing else { return None };
+        picker.choose(pieces, &active.have, chance)
+    }
+
+    /// End-game, at every tick: a peer with nothing to do is asked for the block whose owner will take longest,
+    /// if it is sure to be quicker. The first answer cancels the other request.
+    pub(super) fn endgame(&mut self) {
+        for peer in self.active_keys() {
+            let idle = self.active(peer).is_some_and(|active| {
+                active.outstanding.is_empty() && active.useful > 0 && !active.chokes_us && !active.snubbed
+            });
+            if let Some(block) = idle.then(|| self.slowest_block(peer)).flatten() {
+                self.ask(peer, block);
+            }
+        }
+    }
+
+    fn slowest_block(&self, peer: PeerKey) -> Option<Block> {
+        let now = self.now;
+        let active = self.active(peer)?;
+        let suspect = self.is_suspect(peer);
+        let ours = active.takes(now, 1).max(ENDGAME_AGE_MIN);
+        let mut slowest: Option<(Duration, Block)> = None;
+        for (piece, arriving) in self.pieces.arriving() {
+            if !active.have.has(piece) || !arriving.open_to(peer, suspect) {
+                continue;
+            }
+            for (number, owner) in arriving.asked_once().filter(|(_, owner)| *owner != peer) {
+                let Some(block) = self.config.geometry.block(piece, number) else { continue };
+                let eta = self.expected(owner, block);
+                if eta > ours * ENDGAME_GAIN && slowest.is_none_or(|(longest, _)| eta > longest) {
+                    slowest = Some((eta, block));
+                }
+            }
+        }
+        slowest.map(|(_, block)| block)
+    }
+
+    /// How long a block asked of `owner` will still take; its age counts, so a stalled owner is found out.
+    fn expected(&self, owner: PeerKey, block: Block) -> Duration {
+        let Some(active) = self.active(owner) else { return Duration::MAX };
+        let place = active.outstanding.iter().position(|asked| asked.block == block);
+        let Some((place, asked)) = place.and_then(|at| Some((at, active.outstanding.get(at)?))) else {
+            return Duration::ZERO;
+        };
+        let age = self.now.since(asked.at);
+        if age < ENDGAME_AGE_MIN { Duration::ZERO } else { active.takes(self.now, place + 1) }
+    }
+
+    pub(super) fn cancel(&mut self, peer: PeerKey, block: Block) {
+        let Some(active) = self.active_mut(peer) else { return };
+        if active.take_outstanding(block).is_some() {
+            active.forget_request(block);
+            self.send(peer, Message::Cancel(block.into()));
+            self.fill_requests(peer);
+        }
+    }
+
+    /// Takes all requests back from a peer; what still comes is welcome if nobody was quicker.
+    pub(super) fn give_up_requests(&mut self, peer: PeerKey) {
+        let Some(active) = self.active_mut(peer) else { return };
+        let outstanding = std::mem::take(&mut active.outstanding);
+        for asked in &outstanding {
+            active.forget_request(asked.block);
+        }
+        let cancel = !active.chokes_us;
+        for asked in outstanding {
+            self.pieces.unask(asked.block.piece(), asked.block.number(), peer);
+            if cancel {
+                self.send(peer, Message::Cancel(asked.block.into()));
+            }
+        }
+        self.free_soles_of(peer);
+        self.fill_all();
+    }
+
+    pub(super) fn time_out_requests(&mut self) {
+        for peer in self.active_keys() {
+            let now = self.now;
+            let Some(active) = self.active_mut(peer) else { continue };
+            if !active.outstanding.is_empty() && now.since(active.last_block) > REQUEST_TIMEOUT {
+                active.snubbed = true;
+                active.last_block = now;
+                self.give_up_requests(peer);
+            }
+        }
+    }
+
+    /// When the memory for arriving pieces is full of pieces that nobody brings any more, one is given up, so
+    /// that others can come.
+    pub(super) fn make_room(&mut self) {
+        if self.pieces.in_memory() < self.config.pieces_in_memory_max() {
+            return;
+        }
+        let stuck = self.pieces.arriving().find(|(piece, arriving)| {
+            arriving.is_orphan() && arriving.free() > 0 && self.pieces.availability(*piece) == 0
+        });
+        if let Some((piece, _)) = stuck {
+            self.abandon(piece);
+            self.fill_all();
+        }
+    }
+
+    /// Interest is told at once; that there is none only after a while, because the next piece is near.
+    pub(super) fn update_interest(&mut self, peer: PeerKey) {
+        let (now, complete) = (self.now, self.is_complete());
+        let Some(active) = self.active_mut(peer) else { return };
+        if active.useful > 0 && !active.told_interested {
+            active.told_interested = true;
+            self.send(peer, Message::Interested);
+        } else if active.useful == 0
+            && active.told_interested
+            && (complete || now.since(active.useless_since) > UNINTERESTED_AFTER)
+        {
+            active.told_interested = false;
+            self.send(peer, Message::NotInterested);
+        }
+    }
+
+    pub(super) fn corrupt(&mut self, piece: PieceIndex) {
+        let givers = self.pieces.bad(piece);
+        self.counts.corrupt_pieces += 1;
+        let from = givers.iter().filter_map(|giver| Some(self.peers.get(giver)?.address)).collect();
+        self.tell(Event::Corrupt { piece, from });
+        if givers.is_empty() {
+            self.web.failed(self.now);
+        }
+        for banned in
+            self.suspicions.corrupt(&givers, self.now, |giver| Some(self.peers.get(&giver)?.culprit()))
+        {
+            let connections: Vec<_> = self
+                .peers
+                .iter()
+                .filter(|(_, c)| c.culprit() == banned)
+                .map(|(key, c)| (*key, c.address))
+                .collect();
+            for (key, address) in connections {
+                self.tell(Event::Banned { address });
+                self.close(key, CloseReason::Banned);
+            }
+        }
+        self.fill_all();
+    }
+
+    /// The answer to `Action::FetchWeb`: the whole piece is here and will be checked, or it isn't.
+    pub fn handle_fetched(&mut self, now: Moment, piece: PieceIndex, arrived: bool) {
+        self.advance(now);
+        self.pieces.fetched(piece, arrived);
+        self.web.under_way = self.web.under_way.saturating_sub(1);
+        if arrived {
+            self.counts.web_seed_bytes += u64::from(self.config.geometry.bytes_of(piece));
+            self.actions.push_back(super::Action::Check { piece });
+        } else {
+            self.web.failed(now);
+        }
+    }
+}
