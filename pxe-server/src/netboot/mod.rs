@@ -5,15 +5,28 @@
 //! Read first: [`Netboot`], [`NetbootConfig`], [`BootPolicy`].
 #![allow(dead_code, reason = "the control plane calls this module")]
 
+mod boot_files;
+mod dhcp;
+mod http;
+mod net;
 mod policy;
+mod tftp;
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use anyhow::ensure;
 use store::Store;
+use tracing::{info, warn};
+
+use self::boot_files::BootPrograms;
+use self::dhcp::{BootNames, Dhcp, POOL_ADDRESSES_MAX, Prefix, Settings, Subnet};
+use self::http::Http;
+use self::tftp::Tftp;
 
 pub(crate) use policy::{Architecture, BootDecision, BootFiles, BootPolicy, BootRequest, DhcpSeen, Program};
 
@@ -21,6 +34,8 @@ pub(crate) use policy::{Architecture, BootDecision, BootFiles, BootPolicy, BootR
 pub(crate) const BOOT_FILES_DIR: &str = "/usr/lib/ipxe";
 /// TCP port of scripts and boot files unless the site says otherwise.
 pub(crate) const HTTP_PORT: u16 = 80;
+/// UDP port of boot programs; firmware knows no other.
+const TFTP_PORT: u16 = 69;
 /// How long a node keeps its address without asking again.
 pub(crate) const LEASE_DEFAULT: Duration = Duration::from_secs(3600);
 
@@ -49,11 +64,41 @@ pub(crate) struct NetbootConfig {
 
 /// The running netboot services. Dropping it stops them.
 pub(crate) struct Netboot {
-    address: SocketAddrV4,
+    dhcp: Dhcp,
+    tftp: Tftp,
+    http: Http,
+    http_address: SocketAddrV4,
+    missing_boot_files: Vec<String>,
+}
+
+/// What the services have done since they began.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct NetbootCounts {
+    /// DHCP packets that came.
+    pub(crate) dhcp_received: u64,
+    /// DHCP answers that left.
+    pub(crate) dhcp_answered: u64,
+    /// DHCP packets dropped because the store was too slow.
+    pub(crate) dhcp_overloaded: u64,
+    /// TFTP transfers begun.
+    pub(crate) tftp_started: u64,
+    /// TFTP transfers that came to their end.
+    pub(crate) tftp_complete: u64,
+    /// TFTP transfers whose node fell silent.
+    pub(crate) tftp_timed_out: u64,
+    /// Bytes that nodes have got by TFTP.
+    pub(crate) tftp_bytes: u64,
+    /// Boot scripts sent.
+    pub(crate) scripts: u64,
+    /// Kernels, initrds and boot programs begun to send over HTTP.
+    pub(crate) http_files: u64,
+    /// Large HTTP transfers put off because too many were under way.
+    pub(crate) http_put_off: u64,
 }
 
 impl Netboot {
-    /// Binds the sockets, reads the leases and starts to answer.
+    /// Binds the sockets, reads the leases and starts to answer. `extra_http` must not have routes of ours:
+    /// `/boot.ipxe`, `/boot/...` and the names of the boot programs.
     ///
     /// # Errors
     /// An interface without address, a port in use, a pool outside the subnet, or a store that cannot be read;
@@ -64,15 +109,116 @@ impl Netboot {
         store: Store,
         extra_http: axum::Router,
     ) -> anyhow::Result<Self> {
-        let _ = (config, policy, store, extra_http);
-        anyhow::bail!("not yet")
+        let (address, prefix) = net::interface_address(&config.interface, config.address)?;
+        let http_address = SocketAddrV4::new(address, config.http_port);
+        let agent_address = SocketAddrV4::new(address, config.agent_port);
+        let pool = checked_pool(config.pool.clone(), prefix)?;
+        if let Some(warning) = net::neighbour_table_warning(pool_size(&pool)) {
+            warn!("{warning}");
+        }
+        let (programs, missing_boot_files) = BootPrograms::read(&config.boot_files)?;
+        for missing in &missing_boot_files {
+            warn!("{missing}");
+        }
+        let x64_http = programs.name(boot_files::UEFI_HTTP).or_else(|| programs.name(boot_files::UEFI));
+        let settings = Settings {
+            server: address,
+            lease: config.lease,
+            boot: BootNames {
+                script_url: http::script_url(http_address),
+                bios: programs.name(boot_files::BIOS),
+                x64: programs.name(boot_files::UEFI),
+                x64_http_url: x64_http.map(|name| http::file_url(http_address, &name)),
+            },
+            subnets: vec![Subnet {
+                prefix,
+                pool: pool.clone(),
+                excluded: Vec::new(),
+                router: config.router,
+                dns: config.dns,
+            }],
+        };
+        // HTTP first: whoever is told an address by DHCP finds everything else there.
+        let listener = net::bind_tcp(http_address)?;
+        let http = Http::start(
+            listener,
+            (http_address, agent_address),
+            programs.clone(),
+            Arc::clone(&policy),
+            extra_http,
+        );
+        let tftp = Tftp::start(&config.interface, SocketAddrV4::new(address, TFTP_PORT), Arc::new(programs))?;
+        let dhcp = Dhcp::start(&config.interface, settings, policy, store)?;
+        info!(
+            interface = config.interface, %address, network = %prefix, pool = %format_args!("{}-{}", pool.start(), pool.end()),
+            http = %http_address, "waiting for nodes"
+        );
+        Ok(Self { dhcp, tftp, http, http_address, missing_boot_files })
     }
 
     /// Address and port of scripts and boot files, as nodes reach them.
     pub(crate) fn http_address(&self) -> SocketAddrV4 {
-        self.address
+        self.http_address
     }
 
-    /// Stops every service and waits until its sockets are closed.
-    pub(crate) async fn shutdown(self) {}
+    /// One sentence for each boot program that is missing, and what to do about it.
+    pub(crate) fn missing_boot_files(&self) -> &[String] {
+        &self.missing_boot_files
+    }
+
+    /// What the services have done so far.
+    pub(crate) fn counts(&self) -> NetbootCounts {
+        let (dhcp, tftp, http) = (self.dhcp.counters(), self.tftp.counters(), self.http.counters());
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        NetbootCounts {
+            dhcp_received: read(&dhcp.received),
+            dhcp_answered: read(&dhcp.answered),
+            dhcp_overloaded: read(&dhcp.overloaded),
+            tftp_started: read(&tftp.started),
+            tftp_complete: read(&tftp.complete),
+            tftp_timed_out: read(&tftp.timed_out),
+            tftp_bytes: read(&tftp.bytes),
+            scripts: read(&http.scripts),
+            http_files: read(&http.files),
+            http_put_off: read(&http.put_off),
+        }
+    }
+
+    /// Stops every service and waits until its listening sockets are closed.
+    pub(crate) async fn shutdown(self) {
+        self.dhcp.shutdown().await;
+        self.tftp.shutdown().await;
+        self.http.shutdown().await;
+    }
 }
+
+/// `wanted`, or the upper half of the subnet; an error if nodes could not use it.
+fn checked_pool(
+    wanted: Option<RangeInclusive<Ipv4Addr>>,
+    prefix: Prefix,
+) -> anyhow::Result<RangeInclusive<Ipv4Addr>> {
+    ensure!(prefix.len() <= 29, "the network {prefix} has no room for nodes; use one of /29 or larger");
+    let Some(pool) = wanted else {
+        let last = u32::from(prefix.broadcast()) - 1;
+        let half = (u32::MAX >> prefix.len()) / 2;
+        return Ok(Ipv4Addr::from(last - half.min(POOL_ADDRESSES_MAX - 1) + 1)..=Ipv4Addr::from(last));
+    };
+    let (first, last) = (pool.start(), pool.end());
+    ensure!(first <= last, "the pool {first}-{last} is the wrong way round; write {last}-{first}");
+    ensure!(
+        prefix.contains(*first) && prefix.contains(*last),
+        "the pool {first}-{last} is not in the interface's network {prefix}"
+    );
+    ensure!(
+        pool_size(&pool) <= POOL_ADDRESSES_MAX,
+        "the pool {first}-{last} has more than {POOL_ADDRESSES_MAX} addresses; use a smaller part of the network"
+    );
+    Ok(pool)
+}
+
+fn pool_size(pool: &RangeInclusive<Ipv4Addr>) -> u32 {
+    u32::from(*pool.end()).saturating_sub(u32::from(*pool.start())).saturating_add(1)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,167 @@
+//! Connections from nodes: so many at a time, and none that stands still.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use axum::serve::Listener;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, Sleep};
+use tracing::debug;
+
+/// Connections at a time; further ones wait in the kernel's queue.
+const CONNECTIONS_MAX: usize = 4096;
+/// Connections of one address at a time; a node needs one or two, a whole rack may sit behind one.
+const CONNECTIONS_PER_ADDRESS_MAX: usize = 512;
+/// A connection over which no byte moves for this long is dead: a node was reset or its link is gone.
+const IDLE_MAX: Duration = Duration::from_secs(60);
+/// When accepting fails, such as without free file descriptors, the next try is after this time.
+const ACCEPT_RETRY: Duration = Duration::from_millis(200);
+
+/// Accepts connections within the bounds above.
+pub(super) struct BootListener {
+    tcp: TcpListener,
+    places: Arc<Semaphore>,
+    by_address: Arc<Mutex<HashMap<IpAddr, usize>>>,
+}
+
+impl BootListener {
+    pub(super) fn new(tcp: TcpListener) -> Self {
+        Self { tcp, places: Arc::new(Semaphore::new(CONNECTIONS_MAX)), by_address: Arc::default() }
+    }
+}
+
+impl Listener for BootListener {
+    type Io = BootStream;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
+        loop {
+            let Ok(place) = Arc::clone(&self.places).acquire_owned().await else {
+                // Nobody closes the semaphore; should it be closed, nothing more is accepted.
+                std::future::pending::<()>().await;
+                continue;
+            };
+            match self.tcp.accept().await {
+                Ok((stream, peer)) => {
+                    // Answers are small or end in a full buffer; waiting for more only delays them.
+                    let _ = stream.set_nodelay(true);
+                    if let Some(share) = Share::take(&self.by_address, peer.ip()) {
+                        return (BootStream::new(stream, place, share), peer);
+                    }
+                    debug!(%peer, "too many connections of one address");
+                }
+                Err(error) => {
+                    debug!(%error, "accepting a connection failed");
+                    tokio::time::sleep(ACCEPT_RETRY).await;
+                }
+            }
+        }
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.tcp.local_addr()
+    }
+}
+
+/// One of the connections that an address may have.
+struct Share {
+    by_address: Arc<Mutex<HashMap<IpAddr, usize>>>,
+    address: IpAddr,
+}
+
+impl Share {
+    fn take(by_address: &Arc<Mutex<HashMap<IpAddr, usize>>>, address: IpAddr) -> Option<Self> {
+        let mut counts = by_address.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = counts.entry(address).or_default();
+        (*count < CONNECTIONS_PER_ADDRESS_MAX).then(|| {
+            *count += 1;
+            Self { by_address: Arc::clone(by_address), address }
+        })
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        let mut counts = self.by_address.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = counts.get_mut(&self.address) {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                counts.remove(&self.address);
+            }
+        }
+    }
+}
+
+/// A connection that fails when no byte moves for [`IDLE_MAX`].
+pub(super) struct BootStream {
+    tcp: TcpStream,
+    idle: Pin<Box<Sleep>>,
+    _place: OwnedSemaphorePermit,
+    _share: Share,
+}
+
+impl BootStream {
+    fn new(tcp: TcpStream, place: OwnedSemaphorePermit, share: Share) -> Self {
+        Self { tcp, idle: Box::pin(tokio::time::sleep(IDLE_MAX)), _place: place, _share: share }
+    }
+
+    /// Pushes the end away when something moved, and looks whether it has come when nothing did.
+    fn watch<T>(&mut self, cx: &mut Context<'_>, moved: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if moved.is_ready() {
+            self.idle.as_mut().reset(Instant::now() + IDLE_MAX);
+            return moved;
+        }
+        match self.idle.as_mut().poll(cx) {
+            Poll::Ready(()) => {
+                Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the connection stands still")))
+            }
+            Poll::Pending => Poll::Pending,
+        }
+    }
+}
+
+impl AsyncRead for BootStream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let moved = Pin::new(&mut self.tcp).poll_read(cx, buf);
+        self.watch(cx, moved)
+    }
+}
+
+impl AsyncWrite for BootStream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let moved = Pin::new(&mut self.tcp).poll_write(cx, buf);
+        self.watch(cx, moved)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.tcp).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.tcp).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let moved = Pin::new(&mut self.tcp).poll_write_vectored(cx, bufs);
+        self.watch(cx, moved)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.tcp.is_write_vectored()
+    }
+}

@@ -1,0 +1,342 @@
+//! Boot scripts and boot files over plain HTTP.
+//!
+//! Never decides what a node boots, never sends a body in chunks (UEFI and GRUB want its length first).
+
+mod listener;
+mod objects;
+mod script;
+
+#[cfg(test)]
+mod tests;
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::extract::{ConnectInfo, Path, Query, State};
+use axum::http::header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, RANGE, RETRY_AFTER};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode};
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::get;
+use axum::serve::ListenerExt as _;
+use dhcp_wire::MacAddr;
+use node_api::FirmwareKind;
+use serde::Deserialize;
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
+use tracing::{debug, info, warn};
+
+use self::listener::BootListener;
+use self::objects::{BootObject, ObjectError, Objects, TransferBody};
+use self::script::{Place, SCRIPT_PATH};
+use super::boot_files::BootPrograms;
+use super::policy::{BootDecision, BootPolicy, BootRequest};
+
+pub(super) use self::script::{file_url, script_url};
+
+/// Kernels and initrds on their way at a time. Sharing a link among more makes the first no later and all slower.
+const LARGE_TRANSFERS_MAX: usize = 64;
+/// Nodes that must wait ask again after 3 to 8 s, spread so that they don't come back together.
+const RETRY_AFTER_MIN_S: u8 = 3;
+const RETRY_AFTER_SPREAD_S: u8 = 6;
+/// Longest serial number that is kept.
+const SERIAL_CHARS_MAX: usize = 128;
+
+/// The running HTTP server. Dropping it stops it.
+pub(super) struct Http {
+    task: JoinHandle<()>,
+    counters: Arc<HttpCounters>,
+}
+
+/// What the server has done so far.
+#[derive(Debug, Default)]
+pub(super) struct HttpCounters {
+    /// Boot scripts sent.
+    pub(super) scripts: AtomicU64,
+    /// Kernels, initrds and boot programs begun to send.
+    pub(super) files: AtomicU64,
+    /// Large transfers put off with 503.
+    pub(super) put_off: AtomicU64,
+}
+
+struct Shared {
+    policy: Arc<dyn BootPolicy>,
+    place: Place,
+    programs: BootPrograms,
+    objects: Objects,
+    large: Arc<Semaphore>,
+    counters: Arc<HttpCounters>,
+}
+
+impl Http {
+    /// Serves on `listener`; `http` is its address as nodes reach it, `agent` that of the agent API.
+    /// `extra` must not have routes of ours: `/boot.ipxe`, `/boot/...` and the names of the boot programs.
+    pub(super) fn start(
+        listener: TcpListener,
+        (http, agent): (SocketAddrV4, SocketAddrV4),
+        programs: BootPrograms,
+        policy: Arc<dyn BootPolicy>,
+        extra: Router,
+    ) -> Self {
+        Self::start_with(listener, (http, agent), programs, policy, extra, LARGE_TRANSFERS_MAX)
+    }
+
+    fn start_with(
+        listener: TcpListener,
+        (http, agent): (SocketAddrV4, SocketAddrV4),
+        programs: BootPrograms,
+        policy: Arc<dyn BootPolicy>,
+        extra: Router,
+        large_transfers_max: usize,
+    ) -> Self {
+        let counters = Arc::new(HttpCounters::default());
+        let shared = Arc::new(Shared {
+            policy,
+            place: Place { http, agent },
+            programs,
+            objects: Objects::default(),
+            large: Arc::new(Semaphore::new(large_transfers_max)),
+            counters: Arc::clone(&counters),
+        });
+        let ours = Router::new()
+            .route(SCRIPT_PATH, get(boot_script))
+            .route(&format!("{}/{{bundle}}/{{file}}", node_api::paths::BOOT), get(boot_object))
+            .route("/{program}", get(boot_program))
+            .with_state(shared);
+        let service = ours.merge(extra).into_make_service_with_connect_info::<SocketAddr>();
+        let listener = BootListener::new(listener).tap_io(|_| {});
+        let task = tokio::spawn(async move {
+            if let Err(error) = axum::serve(listener, service).await {
+                warn!(%error, "the boot server ended");
+            }
+        });
+        Self { task, counters }
+    }
+
+    /// What the server has done so far.
+    pub(super) fn counters(&self) -> &Arc<HttpCounters> {
+        &self.counters
+    }
+
+    /// Stops and waits until the listening socket is closed.
+    pub(super) async fn shutdown(mut self) {
+        self.task.abort();
+        // Aborted is what we asked for.
+        let _ = (&mut self.task).await;
+    }
+}
+
+impl Drop for Http {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// What iPXE says of the node, as text from the wire.
+#[derive(Debug, Deserialize)]
+struct ScriptQuery {
+    mac: Option<String>,
+    uuid: Option<String>,
+    platform: Option<String>,
+    serial: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct ObjectQuery {
+    mac: Option<String>,
+}
+
+async fn boot_script(
+    State(shared): State<Arc<Shared>>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    Query(query): Query<ScriptQuery>,
+) -> Response {
+    let Some(request) = boot_request(&query, ipv4(peer)) else {
+        debug!(%peer, ?query, "a boot script was asked for without a hardware address");
+        return text(script::ask_again(&shared.place));
+    };
+    let script = tokio::task::spawn_blocking(move || {
+        let decision = shared.policy.decide(&request);
+        let said = match &decision {
+            BootDecision::Local => "local",
+            BootDecision::Agent { .. } => "agent",
+            BootDecision::Ignore => "ignore",
+        };
+        info!(node = %request.mac, address = %request.address, firmware = %request.platform, boot = said, "boot script");
+        shared.counters.scripts.fetch_add(1, Ordering::Relaxed);
+        match decision {
+            BootDecision::Local => script::local(request.platform),
+            BootDecision::Ignore => script::ignore(),
+            BootDecision::Agent { token, extra_arguments } => {
+                let bundle = shared.policy.boot_files().bundle_id;
+                script::agent(&shared.place, &bundle, request.mac, &token, &extra_arguments).unwrap_or_else(
+                    |error| {
+                        warn!(node = %request.mac, %error, "the boot script cannot be written");
+                        script::try_later(&shared.place, &error.to_string())
+                    },
+                )
+            }
+        }
+    });
+    match script.await {
+        Ok(script) => text(script),
+        Err(error) => {
+            warn!(%error, "deciding about a node's boot failed");
+            StatusCode::INTERNAL_SERVER_ERROR.into_response()
+        }
+    }
+}
+
+async fn boot_object(
+    State(shared): State<Arc<Shared>>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    Path((bundle, file)): Path<(String, String)>,
+    Query(query): Query<ObjectQuery>,
+    method: Method,
+    headers: HeaderMap,
+) -> Response {
+    let Some(object) = BootObject::from_name(&file) else { return StatusCode::NOT_FOUND.into_response() };
+    let loading = Arc::clone(&shared);
+    let loaded =
+        tokio::task::spawn_blocking(move || loading.objects.get(&*loading.policy, &bundle, object)).await;
+    let bytes = match loaded {
+        Ok(Ok(bytes)) => bytes,
+        Ok(Err(ObjectError::OtherBundle)) => return StatusCode::NOT_FOUND.into_response(),
+        Ok(Err(error @ (ObjectError::Read { .. } | ObjectError::Large { .. }))) => {
+            warn!(error = &error as &dyn std::error::Error, "a boot file cannot be served");
+            return StatusCode::INTERNAL_SERVER_ERROR.into_response();
+        }
+        Err(error) => {
+            warn!(%error, "loading the boot files failed");
+            return StatusCode::INTERNAL_SERVER_ERROR.into_response();
+        }
+    };
+    if method == Method::HEAD {
+        return body(&bytes, &headers, &file, |_| Body::empty());
+    }
+    let Ok(permit) = Arc::clone(&shared.large).try_acquire_owned() else {
+        shared.counters.put_off.fetch_add(1, Ordering::Relaxed);
+        return put_off();
+    };
+    shared.counters.files.fetch_add(1, Ordering::Relaxed);
+    let begins = wanted_range(&headers, bytes.len() as u64)
+        .is_none_or(|range| range.is_ok_and(|range| range.start == 0));
+    if begins && let Some(mac) = query.mac.as_deref().and_then(|mac| mac.parse::<MacAddr>().ok()) {
+        info!(node = %mac, address = %peer.ip(), file, "boot file");
+        let name = object.name();
+        tokio::task::spawn_blocking(move || shared.policy.saw_load(mac, name));
+    }
+    body(&bytes, &headers, &file, |part| Body::new(TransferBody::new(part, permit)))
+}
+
+async fn boot_program(
+    State(shared): State<Arc<Shared>>,
+    Path(name): Path<String>,
+    method: Method,
+    headers: HeaderMap,
+) -> Response {
+    let Some(bytes) = shared.programs.get(&name) else { return StatusCode::NOT_FOUND.into_response() };
+    if method == Method::HEAD {
+        return body(&bytes, &headers, &name, |_| Body::empty());
+    }
+    shared.counters.files.fetch_add(1, Ordering::Relaxed);
+    body(&bytes, &headers, &name, Body::from)
+}
+
+/// What the query says, if it names a NIC.
+fn boot_request(query: &ScriptQuery, address: Ipv4Addr) -> Option<BootRequest> {
+    let mac = query.mac.as_deref()?.parse().ok().filter(|mac: &MacAddr| mac.is_unicast())?;
+    let printable = |text: &str| text.chars().filter(|symbol| !symbol.is_control()).collect::<String>();
+    let uuid = query.uuid.as_deref().map(str::to_ascii_lowercase).filter(|uuid| is_useful_uuid(uuid));
+    let serial = query
+        .serial
+        .as_deref()
+        .map(|serial| printable(serial.trim()).chars().take(SERIAL_CHARS_MAX).collect());
+    let platform = match query.platform.as_deref() {
+        Some("efi") => FirmwareKind::Uefi,
+        _ => FirmwareKind::Bios,
+    };
+    Some(BootRequest {
+        mac,
+        uuid,
+        serial: serial.filter(|serial: &String| !serial.is_empty()),
+        platform,
+        address,
+    })
+}
+
+/// QUIRK(SMBIOS): boards without one say all zeros or all ones.
+fn is_useful_uuid(text: &str) -> bool {
+    let digits: Vec<char> = text.chars().filter(|symbol| *symbol != '-').collect();
+    text.len() == 36
+        && digits.len() == 32
+        && digits.iter().all(char::is_ascii_hexdigit)
+        && digits.iter().any(|digit| *digit != '0')
+        && digits.iter().any(|digit| *digit != 'f')
+}
+
+fn ipv4(peer: SocketAddr) -> Ipv4Addr {
+    match peer.ip() {
+        IpAddr::V4(address) => address,
+        IpAddr::V6(address) => address.to_ipv4_mapped().unwrap_or(Ipv4Addr::UNSPECIFIED),
+    }
+}
+
+fn text(script: String) -> Response {
+    ([(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"))], script).into_response()
+}
+
+fn put_off() -> Response {
+    let mut random = [0];
+    // Without randomness every node waits the same time, which is only less good.
+    let _ = getrandom::fill(&mut random);
+    let [random] = random;
+    let seconds = RETRY_AFTER_MIN_S + random % RETRY_AFTER_SPREAD_S;
+    (StatusCode::SERVICE_UNAVAILABLE, [(RETRY_AFTER, HeaderValue::from(u16::from(seconds)))]).into_response()
+}
+
+/// The one range that `headers` ask for: `None` for the whole, `Err` for one beyond the end (RFC 9110 section 14).
+/// Several ranges are answered with the whole, as the RFC allows.
+fn wanted_range(headers: &HeaderMap, len: u64) -> Option<Result<std::ops::Range<u64>, ()>> {
+    let text = headers.get(RANGE)?.to_str().ok()?.strip_prefix("bytes=")?;
+    let (first, last) = text.split_once('-')?;
+    let range = match (first, last) {
+        ("", suffix) => len.saturating_sub(suffix.parse().ok()?)..len,
+        (first, "") => first.parse().ok()?..len,
+        (first, last) => first.parse().ok()?..last.parse::<u64>().ok()?.saturating_add(1).min(len),
+    };
+    Some(if range.start < range.end { Ok(range) } else { Err(()) })
+}
+
+/// 200, 206 or 416 with the exact length; `make` turns the wanted bytes into a body.
+fn body(bytes: &Bytes, headers: &HeaderMap, name: &str, make: impl FnOnce(Bytes) -> Body) -> Response {
+    let len = bytes.len() as u64;
+    let (status, range) = match wanted_range(headers, len) {
+        None => (StatusCode::OK, 0..len),
+        Some(Ok(range)) => (StatusCode::PARTIAL_CONTENT, range),
+        Some(Err(())) => {
+            let unsatisfied = HeaderValue::try_from(format!("bytes */{len}"));
+            let mut response = StatusCode::RANGE_NOT_SATISFIABLE.into_response();
+            response.headers_mut().extend(unsatisfied.ok().map(|value| (CONTENT_RANGE, value)));
+            return response;
+        }
+    };
+    let (begin, end) =
+        (usize::try_from(range.start).unwrap_or(0), usize::try_from(range.end).unwrap_or(bytes.len()));
+    let mut response = Response::new(make(bytes.slice(begin..end.max(begin))));
+    *response.status_mut() = status;
+    let kind = if name.ends_with(".efi") { "application/efi" } else { "application/octet-stream" };
+    let out = response.headers_mut();
+    out.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    out.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    out.insert(CONTENT_LENGTH, HeaderValue::from(range.end - range.start));
+    if status == StatusCode::PARTIAL_CONTENT
+        && let Ok(value) = HeaderValue::try_from(format!("bytes {}-{}/{len}", range.start, range.end - 1))
+    {
+        out.insert(CONTENT_RANGE, value);
+    }
+    response
+}

@@ -1,0 +1,148 @@
+//! Boot scripts in iPXE's language. Every way through a script ends in a boot, in the firmware, or in another try:
+//! a node never stops at a prompt.
+
+use std::fmt::Write as _;
+use std::net::SocketAddrV4;
+
+use dhcp_wire::MacAddr;
+use node_api::FirmwareKind;
+
+/// Where scripts are.
+pub(super) const SCRIPT_PATH: &str = "/boot.ipxe";
+/// What iPXE fills in: hyphens and percent signs where a URL needs them.
+const SCRIPT_QUERY: &str = "mac=${mac:hexhyp}&uuid=${uuid}&platform=${platform}&serial=${serial:uristring}";
+/// Time between tries; short enough for people, long enough for a server with a thousand nodes.
+const RETRY_S: u32 = 10;
+
+/// Where the server is, as nodes reach it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place {
+    pub(super) http: SocketAddrV4,
+    pub(super) agent: SocketAddrV4,
+}
+
+/// A value that would change the meaning of the script or of the kernel command line.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the {0} has characters that a boot script cannot carry")]
+pub(super) struct UnsafeText(&'static str);
+
+/// The URL that iPXE is given by DHCP; it replaces the settings in it.
+pub(in crate::netboot) fn script_url(http: SocketAddrV4) -> String {
+    format!("{}{SCRIPT_PATH}?{SCRIPT_QUERY}", base(http))
+}
+
+/// The URL of a boot program, for UEFI HTTP boot.
+pub(in crate::netboot) fn file_url(http: SocketAddrV4, name: &str) -> String {
+    format!("{}/{name}", base(http))
+}
+
+/// Starts the agent, and asks for another script when that fails.
+pub(super) fn agent(
+    place: &Place,
+    bundle: &str,
+    mac: MacAddr,
+    token: &str,
+    extra_arguments: &str,
+) -> Result<String, UnsafeText> {
+    for (text, what) in [(bundle, "bundle's name"), (token, "token")] {
+        if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
+        {
+            return Err(UnsafeText(what));
+        }
+    }
+    // `||`, `&&`, `#`, `$` and line ends mean something to iPXE, so none of them may pass.
+    let harmless = |byte: u8| byte.is_ascii_alphanumeric() || b" -_.,:/=+@%".contains(&byte);
+    if !extra_arguments.bytes().all(harmless) {
+        return Err(UnsafeText("kernel command line"));
+    }
+    let files = format!("{}{}/{bundle}", base(place.http), node_api::paths::BOOT);
+    let mac_hyphenated = mac.hyphenated();
+    // QUIRK(iPXE before 2023): under UEFI the kernel finds its initrd only if the command line names it.
+    let mut arguments = format!(
+        "initrd=initrd.img esir.server={} esir.token={token} BOOTIF=01-{mac_hyphenated} console=tty0 \
+         console=ttyS0,115200 panic=10 loglevel=4",
+        place.agent
+    );
+    if !extra_arguments.trim().is_empty() {
+        arguments.push(' ');
+        arguments.push_str(extra_arguments.trim());
+    }
+    let mut script = begin(&format!("starting the agent on {mac}"));
+    line(&mut script, &format!("kernel {files}/vmlinuz?mac={mac_hyphenated} {arguments} || goto again"));
+    line(
+        &mut script,
+        &format!("initrd --name initrd.img {files}/initrd.img?mac={mac_hyphenated} || goto again"),
+    );
+    line(&mut script, "boot || goto again");
+    again(&mut script, place);
+    Ok(script)
+}
+
+/// Boots from the node's own disk.
+pub(super) fn local(platform: FirmwareKind) -> String {
+    let mut script = begin("booting from the local disk");
+    match platform {
+        FirmwareKind::Bios => {
+            line(&mut script, "sanboot --no-describe --drive 0x80 || goto firmware");
+            line(&mut script, ":firmware");
+            line(&mut script, "echo ESIR: the first disk does not boot, back to the firmware");
+        }
+        // QUIRK(UEFI): `exit 1` goes on to the next boot entry; `exit 0` ends in the setup menu.
+        FirmwareKind::Uefi => {}
+    }
+    line(&mut script, "exit 1");
+    script
+}
+
+/// Goes back to the firmware.
+pub(super) fn ignore() -> String {
+    let mut script = begin("nothing to boot from this server");
+    line(&mut script, "exit 1");
+    script
+}
+
+/// For whoever asked without saying who it is.
+pub(super) fn ask_again(place: &Place) -> String {
+    let mut script = begin("asking again with this node's address");
+    line(&mut script, &chain(place));
+    line(&mut script, "exit 1");
+    script
+}
+
+/// Tells the console what is wrong at the server, and tries again.
+pub(super) fn try_later(place: &Place, reason: &str) -> String {
+    let mut script = begin(reason);
+    again(&mut script, place);
+    script
+}
+
+fn again(script: &mut String, place: &Place) {
+    line(script, ":again");
+    line(script, &format!("echo ESIR: that did not work, asking the server again in {RETRY_S} s"));
+    line(script, "imgfree ||");
+    line(script, &format!("sleep {RETRY_S}"));
+    line(script, &format!("{} || goto again", chain(place)));
+}
+
+fn chain(place: &Place) -> String {
+    format!("chain --replace {}", script_url(place.http))
+}
+
+fn begin(what: &str) -> String {
+    let mut script = String::from("#!ipxe\n");
+    line(&mut script, &format!("echo ESIR: {what}"));
+    script
+}
+
+fn line(script: &mut String, text: &str) {
+    // Writing to a String cannot fail.
+    let _ = writeln!(script, "{text}");
+}
+
+/// Port 80 goes without saying: some old iPXE builds want it so, and the URL stays short.
+fn base(http: SocketAddrV4) -> String {
+    match http.port() {
+        80 => format!("http://{}", http.ip()),
+        port => format!("http://{}:{port}", http.ip()),
+    }
+}
