@@ -22,5 +22,5 @@ pub use manifest::{
     ManifestError, ModuleEntry, STORE_MANIFEST_HASH_PATH, StoreIndex, StoreManifest, Tool, ToolContent,
     ToolFile,
 };
-pub use newc::NewcWriter;
-pub use object::{Encoding, OBJECT_BYTES_MAX, ObjectError, ObjectHash, ObjectRef};
+pub use newc::{NewcEntry, NewcError, NewcWriter, read_newc};
+pub use object::{Encoding, HashError, OBJECT_BYTES_MAX, ObjectError, ObjectHash, ObjectRef};

@@ -120,9 +120,67 @@ impl<W: Write> NewcWriter<W> {
     }
 }
 
+/// One entry of an archive that was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NewcEntry<'a> {
+    /// Path as the archive has it.
+    pub path: &'a str,
+    /// Type and permissions.
+    pub mode: u32,
+    /// Contents of a file, target of a symbolic link.
+    pub data: &'a [u8],
+}
+
+/// An archive that is cut off or no newc archive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("no whole newc entry at byte {offset}")]
+pub struct NewcError {
+    /// Where the entry should be.
+    pub offset: usize,
+}
+
+/// The entries of an archive, in its order, up to its trailer; what follows the trailer is not looked at.
+///
+/// # Errors
+/// The first place where no whole entry is.
+pub fn read_newc(archive: &[u8]) -> Result<Vec<NewcEntry<'_>>, NewcError> {
+    let mut entries = Vec::new();
+    let mut offset = 0;
+    loop {
+        let (entry, next) = read_entry(archive, offset).ok_or(NewcError { offset })?;
+        if entry.path == "TRAILER!!!" {
+            return Ok(entries);
+        }
+        entries.push(entry);
+        offset = next;
+    }
+}
+
+/// Bytes of an entry's header.
+const HEADER_BYTES: usize = 110;
+
+fn read_entry(archive: &[u8], offset: usize) -> Option<(NewcEntry<'_>, usize)> {
+    let header = archive.get(offset..offset.checked_add(HEADER_BYTES)?)?;
+    let field = |number: usize| -> Option<usize> {
+        let text = std::str::from_utf8(header.get(6 + number * 8..14 + number * 8)?).ok()?;
+        usize::from_str_radix(text, 16).ok()
+    };
+    let (mode, size, name_size) = (u32::try_from(field(1)?).ok()?, field(6)?, field(11)?);
+    let name_start = offset + HEADER_BYTES;
+    let name_end = name_start.checked_add(name_size)?;
+    let path = std::str::from_utf8(archive.get(name_start..name_end)?.strip_suffix(&[0])?).ok()?;
+    let data_start = name_end.checked_next_multiple_of(4)?;
+    let data_end = data_start.checked_add(size)?;
+    let data = archive.get(data_start..data_end)?;
+    header
+        .starts_with(b"070701")
+        .then_some((NewcEntry { path, mode, data }, data_end.checked_next_multiple_of(4)?))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn sample() -> Vec<u8> {
         let mut archive = NewcWriter::new(Vec::new());
@@ -145,6 +203,30 @@ mod tests {
         assert_eq!(&bytes[116 + 110..116 + 120], b"etc/hello\0");
         assert_eq!(&bytes[236..242], b"hello\n");
         assert_eq!(sample(), bytes);
+    }
+
+    #[test]
+    fn entries_are_read_back_and_a_cut_archive_is_refused() {
+        let archive = sample();
+        let entries = read_newc(&archive).unwrap();
+        let paths: Vec<&str> = entries.iter().map(|entry| entry.path).collect();
+        assert_eq!(paths, ["etc", "etc/hello", "link", "console"]);
+        assert_eq!(entries[1].data, b"hello\n");
+        assert_eq!(entries[2].data, b"etc/hello");
+        assert_eq!(entries[0].mode, 0o040_755);
+        for cut in 0..entries.len() * 110 {
+            assert!(read_newc(&archive[..cut]).is_err(), "cut at {cut}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_survived(bytes in proptest::collection::vec(any::<u8>(), 0..300), at in 0_usize..400, byte: u8) {
+            let _ = read_newc(&bytes);
+            let mut archive = sample();
+            archive[at] = byte;
+            let _ = read_newc(&archive);
+        }
     }
 
     #[test]
