@@ -1,1 +1,20 @@
-//! Writes a file-mode image into a directory, frame by frame, in any order.
+//! Writes a file-mode image into a directory, frame by frame, in any order; and reads it back.
+//!
+//! Never writes a byte whose frame hash it has not checked, never leaves the root directory it was given, and never
+//! follows a symbolic link.
+//!
+//! Read first: [`Applier`], [`verify_tree`], [`Inode`].
+#![forbid(unsafe_code)]
+
+mod applier;
+mod beneath;
+mod finish;
+mod inode;
+mod skeleton;
+mod verify;
+
+pub use applier::{AppliedTree, Applier, ApplyError};
+pub use inode::{FileType, Inode, read_inode};
+pub use verify::{VerifyError, VerifyReport, verify_tree, verify_tree_at};
+
+pub use beneath::{is_plain_file_system, open_directory, open_root};

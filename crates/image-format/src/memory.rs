@@ -1,5 +1,7 @@
 //! A whole image in memory: for tests here and in the crates that read images, and for images of a few MB.
 
+use std::ops::Range;
+
 use crate::container::{
     CONTAINER_BYTES, HEADER_FRAME_BYTES, Header, TOC_FRAME_HEADER_BYTES, pad_frame, piece_size_for,
     toc_frame_header,
@@ -23,6 +25,23 @@ pub struct MemoryImage {
     pub manifest: Manifest,
     /// The bytes of `X.esir.pieces`.
     pub pieces: Vec<u8>,
+}
+
+impl MemoryImage {
+    /// Some bytes of the image; empty if they lie outside.
+    #[must_use]
+    pub fn bytes(&self, range: Range<u64>) -> &[u8] {
+        let (Ok(start), Ok(end)) = (usize::try_from(range.start), usize::try_from(range.end)) else {
+            return &[];
+        };
+        self.image.get(start..end).unwrap_or_default()
+    }
+
+    /// The compressed table of contents.
+    #[must_use]
+    pub fn compressed_toc(&self) -> &[u8] {
+        self.bytes(self.manifest.toc_range())
+    }
 }
 
 /// What stands before the first data frame: exactly `space` bytes, or `None` if the table needs more.

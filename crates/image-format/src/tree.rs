@@ -32,13 +32,13 @@ pub struct Timestamp {
 pub struct Metadata {
     /// Permission bits with setuid, setgid and sticky: 12 bits.
     pub mode: u32,
-    /// Owner.
+    /// Owner; not `u32::MAX`, which chown(2) takes for "leave it".
     pub uid: u32,
-    /// Group.
+    /// Group; the same.
     pub gid: u32,
     /// Modification time.
     pub mtime: Timestamp,
-    /// File flags; a subset of [`FILE_FLAGS_KEPT`].
+    /// File flags; a subset of [`FILE_FLAGS_KEPT`], for files and directories only.
     pub flags: u32,
 }
 
@@ -219,7 +219,8 @@ pub(crate) fn check_name(name: &[u8]) -> Result<(), &'static str> {
 }
 
 fn check_inode(index: usize, node: &Node, nodes: &[Node]) -> Result<(), &'static str> {
-    check_metadata(&node.metadata)?;
+    let has_flags = matches!(node.kind, NodeKind::Directory | NodeKind::File(_));
+    check_metadata(&node.metadata, has_flags)?;
     check_xattrs(&node.xattrs)?;
     match &node.kind {
         NodeKind::Directory | NodeKind::Fifo | NodeKind::Socket => Ok(()),
@@ -244,9 +245,16 @@ fn check_inode(index: usize, node: &Node, nodes: &[Node]) -> Result<(), &'static
     }
 }
 
-pub(crate) fn check_metadata(metadata: &Metadata) -> Result<(), &'static str> {
+/// `has_flags`: whether this kind of entry can have file flags.
+pub(crate) fn check_metadata(metadata: &Metadata, has_flags: bool) -> Result<(), &'static str> {
     if metadata.mode > 0o7777 {
         return Err("the mode has more than 12 bits");
+    }
+    if metadata.uid == u32::MAX || metadata.gid == u32::MAX {
+        return Err("its owner or group is -1, which is nobody");
+    }
+    if metadata.flags != 0 && !has_flags {
+        return Err("only files and directories have file flags");
     }
     if metadata.mtime.nanoseconds >= 1_000_000_000 {
         return Err("the time has more nanoseconds than a second");

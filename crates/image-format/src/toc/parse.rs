@@ -188,7 +188,7 @@ impl<'a> Parser<'a> {
         if kind == KIND_HARD_LINK {
             entry.kind = self.read_hard_link()?.map_err(wrong)?;
         } else {
-            (entry.metadata, entry.xattr_set) = self.read_metadata()?.map_err(wrong)?;
+            (entry.metadata, entry.xattr_set) = self.read_metadata(kind)?.map_err(wrong)?;
             self.read_kind(kind, index, &mut entry)?.map_err(wrong)?;
         }
         self.entries.push(entry);
@@ -250,7 +250,7 @@ impl<'a> Parser<'a> {
         })
     }
 
-    fn read_metadata(&mut self) -> Result<Result<(Metadata, u32), &'static str>, TocError> {
+    fn read_metadata(&mut self, kind: u8) -> Result<Result<(Metadata, u32), &'static str>, TocError> {
         let mode = self.reader.varint_u32()?;
         let uid = self.reader.varint_u32()?;
         let gid = self.reader.varint_u32()?;
@@ -262,7 +262,8 @@ impl<'a> Parser<'a> {
         if set as usize >= self.xattr_sets.len() {
             return Ok(Err("it names an attribute set that is not there"));
         }
-        Ok(check_metadata(&metadata).map(|()| (metadata, set)))
+        let has_flags = matches!(kind, KIND_DIRECTORY | KIND_FILE | KIND_SPARSE_FILE);
+        Ok(check_metadata(&metadata, has_flags).map(|()| (metadata, set)))
     }
 
     fn read_kind(
