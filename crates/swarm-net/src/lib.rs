@@ -1,1 +1,29 @@
-//! Drives the BitTorrent engine over real sockets; tracker and web seed.
+//! Drives the BitTorrent engine over real sockets: the peer, its store, the announce and web-seed fetches.
+//!
+//! Never decides what to ask, whom to serve or what to announce: that is the engine's ([`swarm::Swarm`]).
+//!
+//! Read first: [`Peer`], [`PeerConfig`], [`PieceStore`].
+#![forbid(unsafe_code)]
+
+mod announce;
+mod checker;
+mod clock;
+mod config;
+mod connection;
+mod driver;
+
+mod http;
+mod peer;
+mod store;
+mod web_seed;
+
+pub use clock::Clock;
+pub use config::{PeerConfig, PeerEvent, PeerStats, PieceHashes, StartError};
+
+pub use http::HttpError;
+pub use peer::Peer;
+pub use store::{FileStore, MemoryStore, PieceStore};
+pub use web_seed::{HttpWebSeed, WebSeed};
+
+pub use swarm::tracker::{Admission, AnnounceReply, AnnounceRequest, Tracker, TrackerConfig};
+pub use swarm::{HavePolicy, InfoHash, Limits, Metainfo, PieceSet, Secret};

@@ -55,6 +55,9 @@ use upload::Slot;
 /// Bytes handed to the driver for one peer and not yet sent, above which the peer is dropped: it doesn't read.
 const UNSENT_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
+/// Most peers whose bytes are remembered after they left; the sums of more are not worth the memory.
+const DEPARTED_MAX: usize = 4096;
+
 /// The engine. See the module's documentation.
 #[derive(Debug)]
 pub struct Swarm {
@@ -77,6 +80,8 @@ pub struct Swarm {
     counts: Counts,
     tick_at: Moment,
     paused_until: Moment,
+    /// Bytes that peers gave us which are gone now.
+    departed: BTreeMap<SocketAddr, u64>,
 }
 
 impl Swarm {
@@ -105,6 +110,7 @@ impl Swarm {
             counts: Counts::default(),
             tick_at: now,
             paused_until: now,
+            departed: BTreeMap::new(),
             config,
         })
     }
@@ -217,6 +223,15 @@ impl Swarm {
         self.peers.iter().map(|(key, connection)| connection.view(*key, self.now))
     }
 
+    /// Bytes of blocks that each peer gave us since the start, also of those gone.
+    pub fn downloaded_by_peer(&self) -> BTreeMap<SocketAddr, u64> {
+        let mut by_peer = self.departed.clone();
+        for view in self.peers().filter(|view| view.downloaded_bytes > 0) {
+            *by_peer.entry(view.address).or_default() += view.downloaded_bytes;
+        }
+        by_peer
+    }
+
     /// Whether a super-seeding pass is still under way.
     pub fn is_revealing(&self) -> bool {
         self.reveal.is_some()
@@ -284,6 +299,12 @@ impl Swarm {
         *self.counts.closed.entry(reason).or_default() += 1;
         self.suspicions.remember(peer, connection.culprit());
         self.slots.retain(|slot| slot.peer != peer);
+        let view = connection.view(peer, self.now);
+        if view.downloaded_bytes > 0
+            && (self.departed.len() < DEPARTED_MAX || self.departed.contains_key(&view.address))
+        {
+            *self.departed.entry(view.address).or_default() += view.downloaded_bytes;
+        }
         if let Some(address) = connection.dialled() {
             match reason {
                 CloseReason::SelfConnection => self.addresses.never(address),

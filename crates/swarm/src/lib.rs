@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod bencode;
+pub mod tracker;
 pub mod wire;
 
 mod addresses;

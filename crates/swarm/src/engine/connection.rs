@@ -112,7 +112,6 @@ pub(crate) struct Asked {
 #[derive(Debug)]
 pub(crate) struct Active {
     pub(crate) fast: bool,
-    pub(crate) extended: bool,
     pub(crate) have: PieceSet,
     /// The peer's number for `es_have`, if it takes them.
     pub(crate) es_have: Option<u8>,
@@ -157,10 +156,9 @@ pub(crate) struct Active {
 }
 
 impl Active {
-    pub(crate) fn new(now: Moment, pieces: u32, fast: bool, extended: bool) -> Active {
+    pub(crate) fn new(now: Moment, pieces: u32, fast: bool) -> Active {
         Active {
             fast,
-            extended,
             have: PieceSet::empty(pieces),
             es_have: None,
             upload_only: false,

@@ -182,7 +182,7 @@ impl Swarm {
         }
         let (now, pieces, log) = (self.now, self.config.geometry.pieces(), self.log.len());
         let Some(connection) = self.peers.get_mut(&peer) else { return };
-        let mut active = Active::new(now, pieces, fast, extended);
+        let mut active = Active::new(now, pieces, fast);
         active.cursor = log;
         connection.standing = Standing::Active(Box::new(active));
         if let Some(address) = connection.dialled() {
