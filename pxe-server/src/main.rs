@@ -1,6 +1,34 @@
 //! DHCP, TFTP, HTTP boot, tracker and seed, control plane: one binary.
+//!
+//! Never writes a disk of a node: it only says which node may.
+//!
+//! Read first: [`serve`] (what runs), [`nodes::machine`] (a node's states), [`site`] (what an installation wants).
 #![forbid(unsafe_code)]
 
+mod admin_api;
+mod agent_api;
+mod api;
+mod app;
+mod bundle;
+mod cli;
+mod clock;
+mod dashboard;
+mod deployments;
+mod events;
+mod images;
+mod keys;
 mod netboot;
+mod nodes;
+mod policy;
+mod serve;
+mod site;
+mod state;
+mod swarm_service;
+mod tasks;
+mod tls;
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cli::run()
+}

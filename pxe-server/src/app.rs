@@ -1,0 +1,31 @@
+//! What the handlers of both APIs share.
+
+use std::sync::Arc;
+
+use crate::bundle::Bundle;
+use crate::deployments::Deployments;
+use crate::images::Images;
+use crate::nodes::Nodes;
+use crate::site::Site;
+use crate::swarm_service::SwarmService;
+use crate::tasks::TaskMaker;
+
+/// The running server's parts.
+pub(crate) struct App {
+    /// What the site wants.
+    pub(crate) site: Site,
+    /// Every node.
+    pub(crate) nodes: Arc<Nodes>,
+    /// Every image.
+    pub(crate) images: Images,
+    /// What nodes boot.
+    pub(crate) bundle: Arc<Bundle>,
+    /// Who shares what.
+    pub(crate) deployments: Deployments,
+    /// Makes tasks.
+    pub(crate) tasks: TaskMaker,
+    /// Tracker and seeds.
+    pub(crate) swarm: Arc<SwarmService>,
+    /// When the server started.
+    pub(crate) started_unix_ms: u64,
+}

@@ -1,0 +1,130 @@
+//! The command line: one subcommand, one file. Raw arguments become checked values in `site`.
+
+mod client;
+mod nodes;
+mod report;
+mod text;
+mod watch;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result};
+use clap::{Args, Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+
+use crate::site::{Overrides, read_site};
+use client::AdminClient;
+
+#[derive(Parser)]
+#[command(version, about = "Deploys operating systems to bare machines", max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the server: DHCP, TFTP, boot files, swarm, APIs and dashboard
+    Serve(Box<ServeArguments>),
+    /// List the nodes
+    Nodes(nodes::NodesArguments),
+    /// Let waiting nodes in: they are deployed in this or their next boot
+    Approve(nodes::OrderArguments),
+    /// Order one deployment of each node, also of installed ones
+    Deploy(nodes::OrderArguments),
+    /// Show the nodes live
+    Watch(watch::WatchArguments),
+    /// Show what came of the last deployment
+    Report(report::ReportArguments),
+}
+
+#[derive(Args)]
+struct ServeArguments {
+    /// Network interface that faces the nodes
+    #[arg(long)]
+    interface: Option<String>,
+    /// Image to deploy, X.esir; the first is the default
+    #[arg(long = "image", value_name = "X.esir")]
+    images: Vec<PathBuf>,
+    /// Directory of keys, boot bundle and state
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/esir")]
+    state: PathBuf,
+    /// Let every machine in that boots over the network; its disk is written
+    #[arg(long)]
+    approve_all: bool,
+    /// Directory with undionly.kpxe and snponly.efi
+    #[arg(long, value_name = "DIR")]
+    boot_files: Option<PathBuf>,
+    /// Minisign public key that may sign images, beside those in DIR/trusted
+    #[arg(long, value_name = "FILE.pub")]
+    trust: Vec<PathBuf>,
+    /// Deploy images without a trusted signature
+    #[arg(long)]
+    allow_unsigned: bool,
+    /// Site file
+    #[arg(long, value_name = "site.toml")]
+    site: Option<PathBuf>,
+    /// Address of the admin API and the dashboard [default: 127.0.0.1:8080]
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    admin: Option<SocketAddr>,
+    /// No DHCP, TFTP and boot scripts; the same as server.mode = "off"
+    #[arg(long, hide = true)]
+    no_netboot: bool,
+}
+
+/// Where the server's admin API is.
+#[derive(Args)]
+struct AdminArguments {
+    /// Admin API of the server
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8080")]
+    admin: String,
+}
+
+/// Runs the command line. Every failure is one sentence on standard error and exit code 1.
+pub(crate) fn run() -> ExitCode {
+    match dispatch(Cli::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("pxe-server: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(command: Command) -> Result<()> {
+    match command {
+        Command::Serve(arguments) => serve(*arguments),
+        Command::Nodes(arguments) => nodes::list(&arguments),
+        Command::Approve(arguments) => nodes::order(&arguments, "approve", "approved"),
+        Command::Deploy(arguments) => nodes::order(&arguments, "deploy", "will be deployed"),
+        Command::Watch(arguments) => watch::watch(&arguments),
+        Command::Report(arguments) => report::report(&arguments),
+    }
+}
+
+fn serve(arguments: ServeArguments) -> Result<()> {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+    let overrides = Overrides {
+        interface: arguments.interface,
+        images: arguments.images,
+        approve_all: arguments.approve_all,
+        boot_files: arguments.boot_files,
+        trust: arguments.trust,
+        allow_unsigned: arguments.allow_unsigned,
+        admin: arguments.admin,
+        no_netboot: arguments.no_netboot,
+    };
+    let site = read_site(arguments.site.as_deref(), &overrides)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting")?;
+    runtime.block_on(crate::serve::serve(site, &arguments.state))
+}
+
+/// Runs one conversation with the admin API.
+fn talk<T>(admin: &AdminArguments, conversation: impl AsyncFnOnce(AdminClient) -> Result<T>) -> Result<T> {
+    let client = AdminClient::new(&admin.admin)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting")?;
+    runtime.block_on(conversation(client))
+}

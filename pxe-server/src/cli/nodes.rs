@@ -1,0 +1,101 @@
+//! `nodes`, `approve` and `deploy`.
+
+use anyhow::{Result, bail};
+use clap::Args;
+
+use super::text::{bytes, table};
+use super::{AdminArguments, talk};
+use crate::admin_api::{Order, OrderReply};
+use crate::nodes::view::NodeView;
+
+#[derive(Args)]
+pub(super) struct NodesArguments {
+    /// As JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    admin: AdminArguments,
+}
+
+#[derive(Args)]
+pub(super) struct OrderArguments {
+    /// Names of nodes, as `pxe-server nodes` lists them
+    #[arg(value_name = "NAME")]
+    names: Vec<String>,
+    /// Every node
+    #[arg(long, conflicts_with = "names")]
+    all: bool,
+    /// As JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    admin: AdminArguments,
+}
+
+/// `pxe-server nodes`.
+pub(super) fn list(arguments: &NodesArguments) -> Result<()> {
+    if arguments.json {
+        let nodes: serde_json::Value = talk(&arguments.admin, async |admin| admin.get("/v1/nodes").await)?;
+        println!("{}", serde_json::to_string_pretty(&nodes)?);
+        return Ok(());
+    }
+    let nodes: Vec<NodeView> = talk(&arguments.admin, async |admin| admin.get("/v1/nodes").await)?;
+    if nodes.is_empty() {
+        println!("no machine has booted over the network yet");
+        return Ok(());
+    }
+    let rows: Vec<Vec<String>> = nodes.iter().map(row).collect();
+    print!(
+        "{}",
+        table(
+            &["NAME", "STATE", "STAGE", "ADDRESS", "MAC", "MACHINE", "FROM SERVER", "FROM NODES", ""],
+            &rows
+        )
+    );
+    Ok(())
+}
+
+fn row(node: &NodeView) -> Vec<String> {
+    let identity = node.identity.clone().unwrap_or_default();
+    let machine: Vec<String> = [identity.vendor, identity.product].into_iter().flatten().collect();
+    vec![
+        node.name.clone(),
+        node.state.clone(),
+        node.stage.map(|stage| stage.to_string()).unwrap_or_default(),
+        node.address.clone().unwrap_or_default(),
+        node.mac.clone(),
+        machine.join(" "),
+        bytes(node.traffic.from_server_bytes),
+        bytes(node.traffic.from_nodes_bytes),
+        remark(node),
+    ]
+}
+
+/// Why a node waits or failed.
+pub(super) fn remark(node: &NodeView) -> String {
+    match (&node.failure, &node.waits_for) {
+        (Some(failure), _) => format!("{}: {}", failure.code, failure.message),
+        (None, Some(reason)) => reason.clone(),
+        (None, None) => String::new(),
+    }
+}
+
+/// `pxe-server approve` and `deploy`.
+pub(super) fn order(arguments: &OrderArguments, order: &str, done: &str) -> Result<()> {
+    if arguments.names.is_empty() && !arguments.all {
+        bail!("name the nodes to {order}, or give --all; `pxe-server nodes` lists them");
+    }
+    let body = Order { nodes: arguments.names.clone(), all: arguments.all };
+    let path = format!("/v1/{order}");
+    let reply: OrderReply = talk(&arguments.admin, async |admin| admin.post(&path, &body).await)?;
+    if arguments.json {
+        println!("{}", serde_json::to_string(&reply)?);
+    } else if reply.changed.is_empty() {
+        println!("nothing to do: every node named is so already");
+    } else {
+        for name in &reply.changed {
+            println!("{name}: {done}");
+        }
+    }
+    Ok(())
+}

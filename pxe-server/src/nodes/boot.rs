@@ -1,0 +1,229 @@
+//! How a node gets from its boot script to a session.
+
+use std::net::IpAddr;
+
+use anyhow::{Context as _, Result};
+use dhcp_wire::MacAddr;
+use node_api::{EnrolRequest, EnrolRequestBody, Stage};
+use store::{Expect, Write};
+
+use super::live::TOKENS_MAX;
+use super::machine::wants_agent;
+use super::record::TokenRecord;
+use super::{Nodes, sha256_hex};
+use crate::clock::now_unix_ms;
+use crate::keys::random;
+
+/// A token that was not used for so long names no boot any more.
+const TOKEN_LIFE_MS: u64 = 10 * 60 * 1000;
+/// The agent of one boot may start again and enrol again for so long.
+const USED_TOKEN_LIFE_MS: u64 = 7 * 24 * 3600 * 1000;
+/// Nonces and tokens are random text; this is far above what either needs.
+const RANDOM_TEXT_BYTES_MAX: usize = 128;
+
+/// What a node boots.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Boot {
+    /// Its own disk.
+    Local,
+    /// The agent, with a token for this boot.
+    Agent {
+        /// Secret until it is used.
+        token: String,
+    },
+}
+
+/// What an enrolment gives.
+#[derive(Debug)]
+pub(crate) struct Enrolled {
+    /// The node's name.
+    pub(crate) node: String,
+    /// The session's secret; only its hash is stored.
+    pub(crate) session: String,
+}
+
+/// Why an enrolment is refused; the sentence is for the node's console.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Refusal {
+    /// Not what an agent sends.
+    #[error("the enrolment cannot be read or is not signed by the key that it names")]
+    Malformed,
+    /// A token of nobody, or of long ago.
+    #[error("the token is unknown or has expired; boot over the network again")]
+    Token,
+    /// A token that another agent used.
+    #[error("the token was used by another boot; boot over the network again")]
+    TokenUsed,
+    /// A token of another NIC.
+    #[error("the token was made for another hardware address; boot over the network again")]
+    OtherMac,
+    /// The store failed.
+    #[error("the server cannot store the enrolment")]
+    Internal(#[source] anyhow::Error),
+}
+
+impl Nodes {
+    /// DHCP was heard from a machine. Only a note in memory, and only if the node is known.
+    pub(crate) fn saw_dhcp(&self, mac: MacAddr) {
+        self.saw(mac, Stage::Discover);
+    }
+
+    /// A boot file was fetched by a machine.
+    pub(crate) fn saw_load(&self, mac: MacAddr) {
+        self.saw(mac, Stage::Load);
+    }
+
+    fn saw(&self, mac: MacAddr, stage: Stage) {
+        let mut inner = self.lock();
+        let Some(name) = inner.by_mac.get(&mac.to_string()).cloned() else { return };
+        if let Some(entry) = inner.nodes.get_mut(&name) {
+            entry.live.last_seen_unix_ms = now_unix_ms();
+            entry.live.begin_boot(stage);
+            inner.changed.insert(name);
+        }
+    }
+
+    /// A machine does a network boot for the first time: it is a node now.
+    pub(crate) fn discover(&self, mac: MacAddr) -> Result<()> {
+        self.ensure(mac).map(drop)
+    }
+
+    /// What a machine that asks for its boot script boots. A token is stored before it is given.
+    pub(crate) fn decide(&self, mac: MacAddr) -> Result<Boot> {
+        let name = self.ensure(mac)?;
+        let token = hex::encode(random::<16>()?);
+        let key = token_key(&token);
+        let oldest = {
+            let mut inner = self.lock();
+            let tokens = inner.nodes.get_mut(&name).map(|entry| &mut entry.live.tokens);
+            tokens.and_then(|tokens| if tokens.len() >= TOKENS_MAX { tokens.pop_front() } else { None })
+        };
+        let boot = self.update(&name, |transition, writes| {
+            if !wants_agent(transition.record) {
+                transition.boots_local();
+                return Ok(Boot::Local);
+            }
+            transition.boots_agent();
+            let record = TokenRecord {
+                node: transition.record.name.clone(),
+                mac: mac.to_string(),
+                minted_unix_ms: transition.now_unix_ms,
+                used_by: None,
+            };
+            writes.push(Write::put(key.clone(), Expect::Absent, serde_json::to_vec(&record)?));
+            if let Some(oldest) = oldest.as_ref().filter(|oldest| self.is_unused(oldest)) {
+                writes.push(Write::delete(oldest.clone(), Expect::Anything));
+            }
+            Ok(Boot::Agent { token: token.clone() })
+        })?;
+        if let (Boot::Agent { .. }, Some(entry)) = (&boot, self.lock().nodes.get_mut(&name)) {
+            entry.live.tokens.push_back(key);
+        }
+        self.saw(mac, Stage::Load);
+        Ok(boot)
+    }
+
+    fn is_unused(&self, token_key: &str) -> bool {
+        let record = self.store.get(token_key).ok().flatten();
+        record
+            .and_then(|found| serde_json::from_slice::<TokenRecord>(&found.value).ok())
+            .is_some_and(|token| token.used_by.is_none())
+    }
+
+    /// Trades a token for a session. The same agent may do so again; its former session ends.
+    pub(crate) fn enrol(&self, request: &EnrolRequest, address: IpAddr) -> Result<Enrolled, Refusal> {
+        let body = request.open().filter(is_well_formed).ok_or(Refusal::Malformed)?;
+        let mac: MacAddr = body.mac.parse().map_err(|_| Refusal::Malformed)?;
+        let (_, token) = self.token(&body.token).map_err(Refusal::Internal)?.ok_or(Refusal::Token)?;
+        let session = hex::encode(random::<32>().map_err(Refusal::Internal)?);
+        let rule = self.approving_rule(&body, mac);
+        let enrolled = self.update(&token.node, |transition, writes| {
+            // Read again on each try: of two agents with one token only the first may have it.
+            let Some((version, mut token)) = self.token(&body.token)? else { return Ok(Err(Refusal::Token)) };
+            if let Err(refusal) = check_token(&token, &body, mac, transition.now_unix_ms) {
+                return Ok(Err(refusal));
+            }
+            if token.used_by.is_none() {
+                token.used_by = Some(body.node_key.clone());
+                let value = serde_json::to_vec(&token)?;
+                writes.push(Write::put(token_key(&body.token), Expect::Version(version), value));
+            }
+            transition.enrolled(&body, sha256_hex(&session), rule.as_deref());
+            Ok(Ok(()))
+        });
+        enrolled.map_err(Refusal::Internal)??;
+        let mut inner = self.lock();
+        if let Some(entry) = inner.nodes.get_mut(&token.node) {
+            entry.live.last_seen_unix_ms = now_unix_ms();
+            entry.live.address = Some(address);
+            entry.live.stage = Some(Stage::Enrol);
+        }
+        Ok(Enrolled { node: token.node, session })
+    }
+
+    fn token(&self, token: &str) -> Result<Option<(u64, TokenRecord)>> {
+        let Some(found) = self.store.get(&token_key(token))? else { return Ok(None) };
+        let record = serde_json::from_slice(&found.value).context("reading a token's record")?;
+        Ok(Some((found.version, record)))
+    }
+
+    fn approving_rule(&self, body: &EnrolRequestBody, mac: MacAddr) -> Option<String> {
+        let rules = &self.rules.approve;
+        if rules.all {
+            return Some("the rule `approve all`".to_owned());
+        }
+        if rules.macs.contains(&mac) {
+            return Some(format!("the rule for {mac}"));
+        }
+        let serial = body.identity.serial.as_ref()?;
+        rules.serials.contains(serial).then(|| format!("the rule for serial number {serial}"))
+    }
+
+    /// Forgets tokens that can be used no more.
+    pub(crate) fn prune_tokens(&self, now_unix_ms: u64) -> Result<()> {
+        let mut writes = Vec::new();
+        for (key, found) in self.store.list("token/")? {
+            let record: Option<TokenRecord> = serde_json::from_slice(&found.value).ok();
+            let over = record.is_none_or(|token| {
+                let life_ms = if token.used_by.is_some() { USED_TOKEN_LIFE_MS } else { TOKEN_LIFE_MS };
+                now_unix_ms.saturating_sub(token.minted_unix_ms) > life_ms
+            });
+            if over {
+                writes.push(Write::delete(key, Expect::Version(found.version)));
+            }
+        }
+        for batch in writes.chunks(store::WRITES_MAX) {
+            // A conflict means that one of them was used just now; the next round sees to the others.
+            self.store.commit(batch)?;
+        }
+        Ok(())
+    }
+}
+
+fn is_well_formed(body: &EnrolRequestBody) -> bool {
+    let random_text = |text: &str| {
+        (1..=RANDOM_TEXT_BYTES_MAX).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic())
+    };
+    random_text(&body.token) && random_text(&body.boot_nonce)
+}
+
+fn check_token(
+    token: &TokenRecord,
+    body: &EnrolRequestBody,
+    mac: MacAddr,
+    now_unix_ms: u64,
+) -> Result<(), Refusal> {
+    if token.mac != mac.to_string() {
+        return Err(Refusal::OtherMac);
+    }
+    match &token.used_by {
+        Some(key) if *key == body.node_key => Ok(()),
+        Some(_) => Err(Refusal::TokenUsed),
+        None if now_unix_ms.saturating_sub(token.minted_unix_ms) > TOKEN_LIFE_MS => Err(Refusal::Token),
+        None => Ok(()),
+    }
+}
+
+fn token_key(token: &str) -> String {
+    format!("token/{}", sha256_hex(token))
+}

@@ -1,0 +1,441 @@
+//! Every node that the server knows: stored records, and what lives in memory only.
+//!
+//! Never answers before what it says is in the store; progress and log lines are the exception and promise nothing.
+//!
+//! Read first: [`Nodes`], [`record::NodeRecord`], [`machine::Transition`].
+
+mod boot;
+mod live;
+pub(crate) mod machine;
+pub(crate) mod record;
+mod report;
+mod text;
+pub(crate) mod view;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use anyhow::{Context as _, Result, bail};
+use dhcp_wire::MacAddr;
+use store::{Commit, Expect, Store, Versioned, Write};
+use tokio::sync::Notify;
+
+use crate::clock::now_unix_ms;
+use crate::keys::random;
+use crate::site::{ApproveRules, SiteNode};
+pub(crate) use boot::{Boot, Refusal};
+use live::Live;
+use machine::{TaskAnswer, Transition};
+use record::{HistoryEntry, NodeRecord, NodeState};
+pub(crate) use report::InvalidReport;
+
+/// Machines that are kept in mind; whoever invents hardware addresses fills nobody's disk.
+const NODES_MAX: usize = 20_000;
+/// History entries of one node; older ones go as new ones come.
+const HISTORY_MAX: u64 = 1000;
+/// A commit that always finds the record changed by others means that something is wrong.
+const TRIES_MAX: u32 = 32;
+/// An installed node that is silent for so long has left for its own disk.
+const SILENT_AFTER_MS: u64 = 60_000;
+/// A node that was approved and heard of within this time is about to join its deployment.
+const ABOUT_TO_JOIN_MS: u64 = 120_000;
+
+/// What the site says about nodes.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct NodeRules {
+    /// Machines that need no person.
+    pub(crate) approve: ApproveRules,
+    /// Names given beforehand.
+    pub(crate) names: Vec<SiteNode>,
+}
+
+/// Every node. Cheap to share behind an `Arc`; calls that write block for milliseconds.
+pub(crate) struct Nodes {
+    store: Store,
+    rules: NodeRules,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Default)]
+struct Inner {
+    nodes: BTreeMap<String, Entry>,
+    by_mac: HashMap<String, String>,
+    by_session: HashMap<String, String>,
+    /// Nodes whose view has changed since the last [`Nodes::take_changed`].
+    changed: BTreeSet<String>,
+    /// Deployments in which somebody is not done, as of the last tick.
+    busy_deployments: BTreeSet<String>,
+    /// When that was; a node that was installed later has to wait for the next tick.
+    ticked_unix_ms: u64,
+}
+
+struct Entry {
+    record: NodeRecord,
+    version: u64,
+    live: Live,
+    /// Wakes polls for a task.
+    wake: Arc<Notify>,
+}
+
+impl Nodes {
+    /// Loads every node from the store.
+    pub(crate) fn open(store: Store, rules: NodeRules) -> Result<Self> {
+        let mut inner = Inner::default();
+        for (key, entry) in store.list("node/").context("reading the nodes")? {
+            let record = parse_record(&key, &entry)?;
+            inner.put(record, entry.version);
+        }
+        Ok(Self { store, rules, inner: Mutex::new(inner) })
+    }
+
+    /// A panic elsewhere cannot leave the maps half-changed: each change is a few assignments that cannot fail.
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The name of the node that boots by this address; a new record if it was never seen.
+    fn ensure(&self, mac: MacAddr) -> Result<String> {
+        for _ in 0..TRIES_MAX {
+            let name = {
+                let inner = self.lock();
+                if let Some(name) = inner.by_mac.get(&mac.to_string()) {
+                    return Ok(name.clone());
+                }
+                if inner.nodes.len() >= NODES_MAX {
+                    bail!("{NODES_MAX} nodes are known already; {mac} is ignored");
+                }
+                self.new_name(&inner, mac)
+            };
+            let mut record = new_record(name, mac)?;
+            let first = HistoryEntry {
+                at_unix_ms: record.created_unix_ms,
+                from: String::new(),
+                to: NodeState::Seen.word().to_owned(),
+                stage: None,
+                text: format!("first seen as {mac}"),
+                code: None,
+            };
+            let mut writes = vec![Write::put(mac_key(&mac.to_string()), Expect::Absent, record.name.clone())];
+            history_writes(&mut record, vec![first], &mut writes)?;
+            writes.push(Write::put(node_key(&record.name), Expect::Absent, serde_json::to_vec(&record)?));
+            match self.store.commit(&writes)? {
+                Commit::Done { version } => {
+                    let name = record.name.clone();
+                    self.lock().put(record, version);
+                    return Ok(name);
+                }
+                Commit::Conflict { key } if key.starts_with("mac/") => self.reload_owner(&key)?,
+                Commit::Conflict { key } => self.reload(&key)?,
+            }
+        }
+        bail!("node {mac} could not be recorded, because its record kept changing")
+    }
+
+    /// The site's name, else `node-` and the last half of the address, else all of it.
+    fn new_name(&self, inner: &Inner, mac: MacAddr) -> String {
+        if let Some(named) = self.rules.names.iter().find(|node| node.mac == mac) {
+            if !inner.nodes.contains_key(&named.name) {
+                return named.name.clone();
+            }
+        }
+        let digits = mac.to_string().replace(':', "");
+        let short = format!("node-{}", digits.get(6..).unwrap_or_default());
+        if inner.nodes.contains_key(&short) { format!("node-{digits}") } else { short }
+    }
+
+    fn reload_owner(&self, mac_key: &str) -> Result<()> {
+        let owner = self.store.get(mac_key)?;
+        let name = owner.map(|owner| String::from_utf8_lossy(&owner.value).into_owned());
+        name.map_or(Ok(()), |name| self.reload(&node_key(&name)))
+    }
+
+    /// Takes a record from the store, because somebody else changed it.
+    fn reload(&self, key: &str) -> Result<()> {
+        if let Some(entry) = self.store.get(key)? {
+            let record = parse_record(key, &entry)?;
+            self.lock().put(record, entry.version);
+        }
+        Ok(())
+    }
+
+    /// Changes one node in one commit: its record, its history and whatever else `change` adds.
+    ///
+    /// `change` may run several times; only its last run counts. Nothing is written if it changes nothing.
+    fn update<T>(
+        &self,
+        name: &str,
+        mut change: impl FnMut(&mut Transition<'_>, &mut Vec<Write>) -> Result<T>,
+    ) -> Result<T> {
+        for _ in 0..TRIES_MAX {
+            let (before, version) = {
+                let inner = self.lock();
+                let entry = inner.nodes.get(name).with_context(|| format!("no node is called `{name}`"))?;
+                (entry.record.clone(), entry.version)
+            };
+            let mut record = before.clone();
+            let mut writes = Vec::new();
+            let mut transition = Transition::new(&mut record, now_unix_ms());
+            let value = change(&mut transition, &mut writes)?;
+            let history = transition.history;
+            if history.is_empty() && writes.is_empty() && record == before {
+                return Ok(value);
+            }
+            for entry in &history {
+                tracing::info!(node = name, state = entry.to, "{}", entry.text);
+            }
+            history_writes(&mut record, history, &mut writes)?;
+            if let Some(run) = record.run.as_ref().filter(|run| before.run.as_ref() != Some(run)) {
+                let key = format!("run/{}/{name}", run.deployment);
+                writes.push(Write::put(key, Expect::Anything, serde_json::to_vec(run)?));
+            }
+            writes.push(Write::put(node_key(name), Expect::Version(version), serde_json::to_vec(&record)?));
+            match self.store.commit(&writes)? {
+                Commit::Done { version } => {
+                    self.lock().put(record, version);
+                    return Ok(value);
+                }
+                Commit::Conflict { .. } => self.reload(&node_key(name))?,
+            }
+        }
+        bail!("node {name} could not be changed, because its record kept changing")
+    }
+
+    /// A person or a rule lets nodes in. The names of those that were changed.
+    pub(crate) fn approve(&self, names: &[String], by: &str) -> Result<Vec<String>> {
+        self.order(names, |transition| transition.approve(by))
+    }
+
+    /// A person orders one deployment of each. The names of those that were changed.
+    pub(crate) fn deploy(&self, names: &[String], by: &str) -> Result<Vec<String>> {
+        self.order(names, |transition| transition.deploy(by))
+    }
+
+    fn order(&self, names: &[String], order: impl Fn(&mut Transition<'_>) -> bool) -> Result<Vec<String>> {
+        // All or none by name: a typing error must not leave half of an order done.
+        {
+            let inner = self.lock();
+            if let Some(unknown) = names.iter().find(|name| !inner.nodes.contains_key(*name)) {
+                bail!("no node is called `{unknown}`; `pxe-server nodes` lists them");
+            }
+        }
+        let mut changed = Vec::new();
+        for name in names {
+            if self.update(name, |transition, _| Ok(order(transition)))? {
+                changed.push(name.clone());
+            }
+        }
+        Ok(changed)
+    }
+
+    /// The names of all nodes.
+    pub(crate) fn names(&self) -> Vec<String> {
+        self.lock().nodes.keys().cloned().collect()
+    }
+
+    /// The node that a session belongs to.
+    pub(crate) fn by_session(&self, session: &str) -> Option<String> {
+        self.lock().by_session.get(&sha256_hex(session)).cloned()
+    }
+
+    /// A copy of the record.
+    pub(crate) fn record(&self, name: &str) -> Option<NodeRecord> {
+        self.lock().nodes.get(name).map(|entry| entry.record.clone())
+    }
+
+    /// Whether a node may read images.
+    pub(crate) fn is_approved(&self, name: &str) -> bool {
+        self.lock().nodes.get(name).is_some_and(|entry| entry.record.approved.is_some())
+    }
+
+    /// Whether an approved node was last heard from this address.
+    pub(crate) fn is_approved_address(&self, address: IpAddr) -> bool {
+        let inner = self.lock();
+        inner
+            .nodes
+            .values()
+            .any(|entry| entry.record.approved.is_some() && entry.live.address == Some(address))
+    }
+
+    /// Wakes when a node's orders change.
+    pub(crate) fn wake_of(&self, name: &str) -> Option<Arc<Notify>> {
+        self.lock().nodes.get(name).map(|entry| Arc::clone(&entry.wake))
+    }
+
+    /// What a task poll of this node is answered.
+    pub(crate) fn task_answer(&self, name: &str) -> TaskAnswer {
+        self.lock().nodes.get(name).map_or(TaskAnswer::Wait, |entry| Transition::task_answer(&entry.record))
+    }
+
+    /// Records that the node has its task; fails if it may no longer have one.
+    pub(crate) fn task_given(
+        &self,
+        name: &str,
+        session_sha256: &str,
+        deployment: &str,
+        image: (&str, &str),
+    ) -> Result<NodeRecord> {
+        self.update(name, |transition, _| {
+            let boot = transition.record.boot.as_ref();
+            if boot.is_none_or(|boot| boot.session_sha256 != session_sha256) {
+                bail!("the node has booted again");
+            }
+            if Transition::task_answer(transition.record) == TaskAnswer::Wait {
+                bail!("the node may have no task any more");
+            }
+            transition.task_given(deployment, image.0, image.1);
+            Ok(transition.record.clone())
+        })
+    }
+
+    /// Deployments in which a node has a task and is not done.
+    pub(crate) fn active_deployments(&self) -> BTreeSet<String> {
+        let inner = self.lock();
+        inner.nodes.values().filter(|entry| entry.is_active()).filter_map(Entry::deployment).collect()
+    }
+
+    /// Once a second: sees who went silent and which deployments are done.
+    pub(crate) fn tick(&self, now_unix_ms: u64) {
+        let mut silent = Vec::new();
+        {
+            let mut inner = self.lock();
+            let mut busy = BTreeSet::new();
+            let mut somebody_comes = false;
+            for (name, entry) in &inner.nodes {
+                let heard_ms_ago = now_unix_ms.saturating_sub(entry.live.last_seen_unix_ms);
+                match entry.record.state {
+                    NodeState::Deploying { .. } if heard_ms_ago < ABOUT_TO_JOIN_MS => {
+                        busy.extend(entry.deployment())
+                    }
+                    NodeState::Approved if heard_ms_ago < ABOUT_TO_JOIN_MS => somebody_comes = true,
+                    NodeState::Lingering if heard_ms_ago > SILENT_AFTER_MS => silent.push(name.clone()),
+                    _ => {}
+                }
+            }
+            if somebody_comes {
+                busy.extend(inner.nodes.values().filter_map(Entry::deployment));
+            }
+            inner.busy_deployments = busy;
+            inner.ticked_unix_ms = now_unix_ms;
+        }
+        for name in silent {
+            let done = self.update(&name, |transition, _| {
+                transition.silent();
+                Ok(())
+            });
+            if let Err(error) = done {
+                tracing::warn!(node = name, "{error:#}");
+            }
+        }
+    }
+
+    /// The nodes whose view has changed since the last call.
+    pub(crate) fn take_changed(&self) -> BTreeSet<String> {
+        std::mem::take(&mut self.lock().changed)
+    }
+}
+
+impl Inner {
+    /// Takes a record that is in the store, unless a newer one is here already.
+    fn put(&mut self, record: NodeRecord, version: u64) {
+        let name = record.name.clone();
+        let old = self.nodes.get(&name);
+        if old.is_some_and(|old| old.version >= version) {
+            return;
+        }
+        if let Some(session) = old.and_then(|old| old.record.boot.as_ref()) {
+            self.by_session.remove(&session.session_sha256);
+        }
+        if let Some(boot) = &record.boot {
+            self.by_session.insert(boot.session_sha256.clone(), name.clone());
+        }
+        for mac in &record.macs {
+            self.by_mac.insert(mac.clone(), name.clone());
+        }
+        self.changed.insert(name.clone());
+        match self.nodes.get_mut(&name) {
+            Some(entry) => {
+                entry.record = record;
+                entry.version = version;
+                entry.wake.notify_waiters();
+            }
+            None => {
+                let live = Live::new(now_unix_ms());
+                self.nodes.insert(name, Entry { record, version, live, wake: Arc::new(Notify::new()) });
+            }
+        }
+    }
+}
+
+impl Entry {
+    fn is_active(&self) -> bool {
+        matches!(self.record.state, NodeState::Deploying { .. } | NodeState::Lingering)
+    }
+
+    fn deployment(&self) -> Option<String> {
+        self.record.run.as_ref().map(|run| run.deployment.clone())
+    }
+}
+
+fn new_record(name: String, mac: MacAddr) -> Result<NodeRecord> {
+    Ok(NodeRecord {
+        name,
+        macs: vec![mac.to_string()],
+        // machine-id(5): 32 lower-case hex digits, random.
+        machine_id: hex::encode(random::<16>()?),
+        created_unix_ms: now_unix_ms(),
+        identity: None,
+        firmware: None,
+        state: NodeState::Seen,
+        approved: None,
+        held: false,
+        armed: false,
+        failures: 0,
+        boot: None,
+        run: None,
+        installed: None,
+        history_next: 0,
+    })
+}
+
+fn node_key(name: &str) -> String {
+    format!("node/{name}")
+}
+
+fn mac_key(mac: &str) -> String {
+    format!("mac/{}", mac.replace(':', "-"))
+}
+
+fn history_key(name: &str, sequence: u64) -> String {
+    format!("history/{name}/{sequence:012}")
+}
+
+/// New entries in, those that are too old out.
+fn history_writes(
+    record: &mut NodeRecord,
+    history: Vec<HistoryEntry>,
+    writes: &mut Vec<Write>,
+) -> Result<()> {
+    for entry in history {
+        let sequence = record.history_next;
+        record.history_next += 1;
+        let key = history_key(&record.name, sequence);
+        writes.push(Write::put(key, Expect::Anything, serde_json::to_vec(&entry)?));
+        if let Some(old) = sequence.checked_sub(HISTORY_MAX) {
+            writes.push(Write::delete(history_key(&record.name, old), Expect::Anything));
+        }
+    }
+    Ok(())
+}
+
+fn parse_record(key: &str, entry: &Versioned) -> Result<NodeRecord> {
+    serde_json::from_slice(&entry.value).with_context(|| format!("reading the store's record {key}"))
+}
+
+pub(crate) fn sha256_hex(text: &str) -> String {
+    use sha2::Digest as _;
+    hex::encode(sha2::Sha256::digest(text.as_bytes()))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,309 @@
+//! The checks of a site. Each problem says where it is, what is wrong and what to write instead.
+
+use std::collections::BTreeSet;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use dhcp_wire::MacAddr;
+use disk_layout::{Disk, Layout, Plan, Seeds};
+use node_api::{Handover, paths};
+use toml::Spanned;
+
+use super::raw::{RawDhcp, RawNode, RawServer, RawSite};
+use super::{ApproveRules, Overrides, Site, SiteNode, is_node_name};
+
+const DEFAULT_HTTP_PORT: u16 = 80;
+const DEFAULT_ADMIN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
+const DEFAULT_LEASE_S: u32 = 3600;
+/// Below, nodes renew all the time; above, addresses of nodes that are gone stay taken for weeks.
+const LEASE_S: std::ops::RangeInclusive<u32> = 60..=604_800;
+/// The kernel's limit is 15 characters and a terminator (IFNAMSIZ).
+const INTERFACE_BYTES_MAX: usize = 15;
+/// Long enough for a second node to profit, short enough that nobody waits for a forgotten one.
+const DEFAULT_LINGER_MAX_S: u64 = 300;
+const LINGER_MAX_S: u64 = 86_400;
+/// The kernel's command line has 2,048 bytes on x86; ours takes 300 of them.
+const BOOT_ARGUMENTS_BYTES_MAX: usize = 1024;
+/// A disk on which every layout that is right at all has room: 1 PiB.
+const ROOMY_DISK_BYTES: u64 = 1 << 50;
+
+/// Collects problems while values are made.
+pub(super) struct Checker<'a> {
+    file: &'a str,
+    text: &'a str,
+    pub(super) problems: Vec<String>,
+}
+
+impl<'a> Checker<'a> {
+    pub(super) fn new(file: &'a str, text: &'a str) -> Self {
+        Self { file, text, problems: Vec::new() }
+    }
+
+    /// Adds a problem at a place of the file.
+    pub(super) fn problem(&mut self, span: Option<Range<usize>>, what: impl std::fmt::Display) {
+        let line = span.map(|span| {
+            let before = self.text.as_bytes().get(..span.start).unwrap_or_default();
+            before.iter().filter(|byte| **byte == b'\n').count() + 1
+        });
+        // An error message of the parser may have several lines; ours have one.
+        let what = what.to_string().replace('\n', " ");
+        let place = line.map_or_else(|| self.file.to_owned(), |line| format!("{}:{line}", self.file));
+        self.problems.push(format!("{place}: {what}"));
+    }
+
+    /// The site, as far as it could be made; only good if no problem was found.
+    pub(super) fn check(&mut self, raw: RawSite, base: Option<&Path>, overrides: &Overrides) -> Site {
+        let in_base = |path: PathBuf| base.map_or_else(|| path.clone(), |base| base.join(&path));
+        let all_in_base =
+            |paths: Option<Vec<PathBuf>>| paths.unwrap_or_default().into_iter().map(in_base).collect();
+        let layout = self.layout(raw.layout);
+        let mut trust: Vec<PathBuf> = all_in_base(raw.image.trust);
+        trust.extend(overrides.trust.iter().cloned());
+        let (pool, lease_s) = self.dhcp(&raw.dhcp);
+        let site = Site {
+            name: raw.name.map_or_else(|| "esir".to_owned(), Spanned::into_inner),
+            interface: self.interface(&raw.server, overrides),
+            address: self.parsed(
+                raw.server.address.as_ref(),
+                "server.address",
+                "an address such as 10.77.0.1",
+            ),
+            http_port: raw.server.http_port.unwrap_or(DEFAULT_HTTP_PORT),
+            agent_port: raw.server.agent_port.unwrap_or(paths::DEFAULT_AGENT_PORT),
+            peer_port: raw.server.peer_port.unwrap_or(paths::DEFAULT_PEER_PORT),
+            admin: self
+                .parsed(raw.server.admin.as_ref(), "server.admin", "ADDRESS:PORT such as 127.0.0.1:8080")
+                .unwrap_or(DEFAULT_ADMIN),
+            pool,
+            lease_s,
+            images: all_in_base(raw.image.files),
+            allow_unsigned: overrides.allow_unsigned || raw.image.allow_unsigned.unwrap_or(false),
+            trust,
+            approve: ApproveRules {
+                all: overrides.approve_all || raw.approve.all.unwrap_or(false),
+                macs: raw.approve.macs.iter().filter_map(|mac| self.mac(mac, "approve.macs")).collect(),
+                serials: raw.approve.serials.into_iter().map(Spanned::into_inner).collect(),
+            },
+            boot_files: overrides.boot_files.clone().or_else(|| raw.boot.files.map(in_base)),
+            boot_arguments: self.boot_arguments(raw.boot.arguments),
+            layout,
+            authorized_keys: self.authorized_keys(&raw.access.authorized_keys),
+            linger_max_s: self.linger(raw.deploy.linger_max_s),
+            handover: raw.deploy.handover.unwrap_or(Handover::Reboot),
+            module_deny: self.module_names(&raw.deploy.module_deny),
+            nodes: self.nodes(&raw.nodes),
+        };
+        self.with_overrides(site, overrides)
+    }
+
+    fn with_overrides(&mut self, mut site: Site, overrides: &Overrides) -> Site {
+        if !overrides.images.is_empty() {
+            site.images.clone_from(&overrides.images);
+        }
+        if let Some(admin) = overrides.admin {
+            site.admin = admin;
+        }
+        if site.images.is_empty() {
+            self.problem(
+                None,
+                "no image is named; give --image X.esir, or `files = [\"X.esir\"]` under [image]",
+            );
+        }
+        let ports = BTreeSet::from([site.http_port, site.agent_port, site.peer_port]);
+        if ports.len() < 3 || ports.contains(&0) {
+            self.problem(
+                None,
+                "server.http_port, agent_port and peer_port must be three different ports above 0; the defaults \
+                 are 80, 8443 and 6881",
+            );
+        }
+        site
+    }
+
+    fn interface(&mut self, server: &RawServer, overrides: &Overrides) -> Option<String> {
+        let off = match server.mode.as_ref().map(|mode| (mode.get_ref().as_str(), mode.span())) {
+            None | Some(("on", _)) => false,
+            Some(("off", _)) => true,
+            Some((other, span)) => {
+                self.problem(
+                    Some(span),
+                    format!("server.mode = \"{other}\" is unknown; write \"on\" or \"off\""),
+                );
+                false
+            }
+        };
+        if off || overrides.no_netboot {
+            return None;
+        }
+        let named = overrides.interface.clone();
+        let Some(name) = named.or_else(|| server.interface.as_ref().map(|name| name.get_ref().clone()))
+        else {
+            self.problem(
+                None,
+                "no interface is named; give --interface NAME, or `interface = \"NAME\"` under [server] \
+                 (`ip link` lists them)",
+            );
+            return None;
+        };
+        let plain = |byte: u8| byte.is_ascii_graphic() && byte != b'/';
+        if name.is_empty() || name.len() > INTERFACE_BYTES_MAX || !name.bytes().all(plain) {
+            let span = server.interface.as_ref().map(Spanned::span);
+            self.problem(span, format!("`{name}` cannot be an interface; write a name that `ip link` lists"));
+        }
+        Some(name)
+    }
+
+    fn dhcp(&mut self, dhcp: &RawDhcp) -> (Option<(Ipv4Addr, Ipv4Addr)>, u32) {
+        let pool = dhcp.pool.as_ref().and_then(|text| {
+            let range = text.get_ref().split_once('-');
+            let range = range.and_then(|(a, b)| Some((a.trim().parse().ok()?, b.trim().parse().ok()?)));
+            let range = range.filter(|(first, last): &(Ipv4Addr, Ipv4Addr)| first <= last);
+            if range.is_none() {
+                self.problem(
+                    Some(text.span()),
+                    format!(
+                        "dhcp.pool = \"{}\" is no range; write FIRST-LAST such as 10.77.0.100-10.77.0.250",
+                        text.get_ref()
+                    ),
+                );
+            }
+            range
+        });
+        let lease_s = dhcp.lease_s.as_ref().map_or(DEFAULT_LEASE_S, |lease| *lease.get_ref());
+        if !LEASE_S.contains(&lease_s) {
+            let span = dhcp.lease_s.as_ref().map(Spanned::span);
+            self.problem(
+                span,
+                format!("dhcp.lease_s = {lease_s} is out of range; write 60 to 604800 (a week)"),
+            );
+        }
+        (pool, lease_s)
+    }
+
+    fn boot_arguments(&mut self, arguments: Option<Spanned<String>>) -> String {
+        let Some(arguments) = arguments else { return String::new() };
+        let text = arguments.get_ref();
+        let plain = text.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic());
+        // `${` would be expanded by iPXE, which reads the same line.
+        if !plain || text.len() > BOOT_ARGUMENTS_BYTES_MAX || text.contains("${") {
+            self.problem(
+                Some(arguments.span()),
+                "boot.arguments must be at most 1024 printable ASCII characters without `${`",
+            );
+        }
+        arguments.into_inner()
+    }
+
+    fn layout(&mut self, layout: Option<Spanned<Layout>>) -> Layout {
+        let Some(layout) = layout else { return Layout::default() };
+        let span = layout.span();
+        let disk = Disk {
+            name: "a disk of 1 PiB".to_owned(),
+            size_bytes: ROOMY_DISK_BYTES,
+            logical_sector_bytes: 512,
+            physical_sector_bytes: 512,
+            ..Disk::default()
+        };
+        if let Err(error) = Plan::make(layout.get_ref(), &disk, &Seeds { image_id: [0; 32], fresh: [0; 32] })
+        {
+            self.problem(Some(span), error);
+        }
+        layout.into_inner()
+    }
+
+    fn authorized_keys(&mut self, keys: &[Spanned<String>]) -> Vec<String> {
+        for key in keys {
+            let line = key.get_ref();
+            if line.trim().is_empty() || line.chars().any(char::is_control) {
+                self.problem(
+                    Some(key.span()),
+                    "access.authorized_keys has an entry that is no line; write one `ssh-ed25519 AAAA... name` each",
+                );
+            }
+        }
+        keys.iter().map(|key| key.get_ref().clone()).collect()
+    }
+
+    fn module_names(&mut self, names: &[Spanned<String>]) -> Vec<String> {
+        for name in names {
+            let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
+            if name.get_ref().is_empty() || !name.get_ref().bytes().all(plain) {
+                let text = name.get_ref();
+                self.problem(
+                    Some(name.span()),
+                    format!("deploy.module_deny: `{text}` is no module; write a name such as ixgbe"),
+                );
+            }
+        }
+        names.iter().map(|name| name.get_ref().clone()).collect()
+    }
+
+    fn linger(&mut self, linger_max_s: Option<Spanned<u64>>) -> u64 {
+        let Some(linger) = linger_max_s else { return DEFAULT_LINGER_MAX_S };
+        if *linger.get_ref() > LINGER_MAX_S {
+            let what =
+                format!("deploy.linger_max_s = {} is too long; write 0 to {LINGER_MAX_S}", linger.get_ref());
+            self.problem(Some(linger.span()), what);
+        }
+        linger.into_inner()
+    }
+
+    fn nodes(&mut self, raw: &[RawNode]) -> Vec<SiteNode> {
+        let mut nodes: Vec<SiteNode> = Vec::new();
+        for RawNode { mac, name } in raw {
+            if !is_node_name(name.get_ref()) {
+                let what = format!(
+                    "node.name = \"{}\" cannot be a host name; write up to 63 of a-z, 0-9 and -, not first or last",
+                    name.get_ref()
+                );
+                self.problem(Some(name.span()), what);
+            }
+            let Some(mac_address) = self.mac(mac, "node.mac") else { continue };
+            let node = SiteNode { mac: mac_address, name: name.get_ref().clone() };
+            if nodes.iter().any(|other| other.name == node.name) {
+                self.problem(
+                    Some(name.span()),
+                    format!("node.name = \"{}\" is there twice; remove one", node.name),
+                );
+            }
+            if nodes.iter().any(|other| other.mac == node.mac) {
+                self.problem(
+                    Some(mac.span()),
+                    format!("node.mac = \"{}\" is there twice; remove one", node.mac),
+                );
+            }
+            nodes.push(node);
+        }
+        nodes
+    }
+
+    fn mac(&mut self, text: &Spanned<String>, field: &str) -> Option<MacAddr> {
+        let mac = text.get_ref().parse::<MacAddr>().ok().filter(|mac| mac.is_unicast());
+        if mac.is_none() {
+            let what = format!(
+                "{field}: \"{}\" is no hardware address of a NIC; write 52:54:00:aa:bb:cc",
+                text.get_ref()
+            );
+            self.problem(Some(text.span()), what);
+        }
+        mac
+    }
+
+    fn parsed<T: std::str::FromStr>(
+        &mut self,
+        text: Option<&Spanned<String>>,
+        field: &str,
+        wanted: &str,
+    ) -> Option<T> {
+        let text = text?;
+        let value = text.get_ref().parse().ok();
+        if value.is_none() {
+            self.problem(
+                Some(text.span()),
+                format!("{field} = \"{}\" cannot be read; write {wanted}", text.get_ref()),
+            );
+        }
+        value
+    }
+}

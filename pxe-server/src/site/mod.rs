@@ -1,0 +1,201 @@
+//! The site: what one installation wants. Raw text -> checked value, all problems at once.
+//!
+//! Never reads a clock or a socket. Works with no file at all.
+//!
+//! Read first: [`Site`], [`RawSite`], [`Overrides`].
+
+mod check;
+mod raw;
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+use dhcp_wire::MacAddr;
+use disk_layout::Layout;
+use node_api::Handover;
+use serde::de::DeserializeOwned;
+use toml::Spanned;
+use toml::de::{DeTable, DeValue, ValueDeserializer};
+
+use check::Checker;
+pub(crate) use raw::RawSite;
+
+/// A site file is a page or a few thousand nodes; anything larger is another file.
+const FILE_BYTES_MAX: u64 = 8 << 20;
+
+/// One installation, checked.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Site {
+    /// For people.
+    pub(crate) name: String,
+    /// The interface that faces the nodes; `None` when this server boots nobody.
+    pub(crate) interface: Option<String>,
+    /// Address that nodes reach the server at; `None`: the interface's first.
+    pub(crate) address: Option<Ipv4Addr>,
+    /// Boot files and tracker.
+    pub(crate) http_port: u16,
+    /// Agent API.
+    pub(crate) agent_port: u16,
+    /// Seed of the first image.
+    pub(crate) peer_port: u16,
+    /// Admin API and dashboard.
+    pub(crate) admin: SocketAddr,
+    /// First and last address for nodes; `None`: chosen from the interface's network.
+    pub(crate) pool: Option<(Ipv4Addr, Ipv4Addr)>,
+    /// Seconds.
+    pub(crate) lease_s: u32,
+    /// Image files, the default first.
+    pub(crate) images: Vec<PathBuf>,
+    /// Whether images without a trusted signature are let through.
+    pub(crate) allow_unsigned: bool,
+    /// Minisign public key files.
+    pub(crate) trust: Vec<PathBuf>,
+    /// Machines that need no person.
+    pub(crate) approve: ApproveRules,
+    /// Directory of iPXE's binaries; `None`: where the distribution puts them.
+    pub(crate) boot_files: Option<PathBuf>,
+    /// Added to the agent's kernel command line.
+    pub(crate) boot_arguments: String,
+    /// Shape of every node's disk.
+    pub(crate) layout: Layout,
+    /// Lines for root's `authorized_keys`.
+    pub(crate) authorized_keys: Vec<String>,
+    /// Seconds of seeding after the installation, at most.
+    pub(crate) linger_max_s: u64,
+    /// How the agent ends.
+    pub(crate) handover: Handover,
+    /// Kernel modules that no node may load.
+    pub(crate) module_deny: Vec<String>,
+    /// Names given beforehand.
+    pub(crate) nodes: Vec<SiteNode>,
+}
+
+/// Machines that are approved by rule.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct ApproveRules {
+    /// Everybody.
+    pub(crate) all: bool,
+    /// By hardware address.
+    pub(crate) macs: Vec<MacAddr>,
+    /// By SMBIOS serial number.
+    pub(crate) serials: Vec<String>,
+}
+
+/// A machine that the site knows beforehand.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct SiteNode {
+    /// The NIC that boots.
+    pub(crate) mac: MacAddr,
+    /// Name and host name.
+    pub(crate) name: String,
+}
+
+/// What the command line says; it wins over the file.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Overrides {
+    /// `--interface`.
+    pub(crate) interface: Option<String>,
+    /// `--image`, each.
+    pub(crate) images: Vec<PathBuf>,
+    /// `--approve-all`.
+    pub(crate) approve_all: bool,
+    /// `--boot-files`.
+    pub(crate) boot_files: Option<PathBuf>,
+    /// `--trust`, each.
+    pub(crate) trust: Vec<PathBuf>,
+    /// `--allow-unsigned`.
+    pub(crate) allow_unsigned: bool,
+    /// `--admin`.
+    pub(crate) admin: Option<SocketAddr>,
+    /// `--no-netboot`.
+    pub(crate) no_netboot: bool,
+}
+
+/// Everything that is wrong with a site, each with what to write instead.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}", .0.join("\n"))]
+pub(crate) struct SiteProblems(pub(crate) Vec<String>);
+
+/// Reads and checks a site file; without one, the defaults and the command line.
+pub(crate) fn read_site(path: Option<&Path>, overrides: &Overrides) -> Result<Site> {
+    let Some(path) = path else { return Ok(parse_site("the command line", "", None, overrides)?) };
+    let reading = || format!("reading the site file {}", path.display());
+    let bytes = std::fs::metadata(path).with_context(reading)?.len();
+    anyhow::ensure!(bytes <= FILE_BYTES_MAX, "{} has {bytes} bytes and is no site file", path.display());
+    let text = std::fs::read_to_string(path).with_context(reading)?;
+    Ok(parse_site(&path.display().to_string(), &text, path.parent(), overrides)?)
+}
+
+/// Checks the text of a site file. `file` is its name for messages, `base` what its paths are relative to.
+///
+/// # Errors
+/// All problems at once, one line each: file, line, what is wrong, what to write instead.
+pub(crate) fn parse_site(
+    file: &str,
+    text: &str,
+    base: Option<&Path>,
+    overrides: &Overrides,
+) -> Result<Site, SiteProblems> {
+    let mut checker = Checker::new(file, text);
+    let raw = parse_raw(text, &mut checker);
+    let site = checker.check(raw, base, overrides);
+    if checker.problems.is_empty() { Ok(site) } else { Err(SiteProblems(checker.problems)) }
+}
+
+/// Each section by itself, so that a mistake in one does not hide those in the others.
+fn parse_raw(text: &str, checker: &mut Checker<'_>) -> RawSite {
+    let (document, errors) = DeTable::parse_recoverable(text);
+    for error in &errors {
+        checker.problem(error.span(), format!("{}; correct the TOML here", error.message()));
+    }
+    let mut raw = RawSite::default();
+    if !errors.is_empty() {
+        return raw;
+    }
+    for (key, value) in document.into_inner() {
+        match key.get_ref().as_ref() {
+            "name" => raw.name = section(value, checker),
+            "server" => raw.server = section(value, checker).unwrap_or_default(),
+            "dhcp" => raw.dhcp = section(value, checker).unwrap_or_default(),
+            "image" => raw.image = section(value, checker).unwrap_or_default(),
+            "approve" => raw.approve = section(value, checker).unwrap_or_default(),
+            "boot" => raw.boot = section(value, checker).unwrap_or_default(),
+            "layout" => raw.layout = section(value, checker),
+            "access" => raw.access = section(value, checker).unwrap_or_default(),
+            "deploy" => raw.deploy = section(value, checker).unwrap_or_default(),
+            "node" => raw.nodes = section(value, checker).unwrap_or_default(),
+            other => checker.problem(
+                Some(key.span()),
+                format!(
+                    "there is no section `{other}`; the sections are name, server, dhcp, image, approve, boot, \
+                     layout, access, deploy and node"
+                ),
+            ),
+        }
+    }
+    raw
+}
+
+fn section<T: DeserializeOwned>(value: Spanned<DeValue<'_>>, checker: &mut Checker<'_>) -> Option<T> {
+    let span = value.span();
+    match T::deserialize(ValueDeserializer::from(value)) {
+        Ok(section) => Some(section),
+        Err(error) => {
+            checker.problem(error.span().or(Some(span)), error.message().to_owned());
+            None
+        }
+    }
+}
+
+/// Whether a text can be the name of a node: a host name label (RFC 1123 section 2.1) in lower case.
+pub(crate) fn is_node_name(name: &str) -> bool {
+    let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    (1..=63).contains(&name.len())
+        && name.bytes().all(inner)
+        && !name.starts_with('-')
+        && !name.ends_with('-')
+}
+
+#[cfg(test)]
+mod tests;

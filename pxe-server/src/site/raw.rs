@@ -1,0 +1,122 @@
+//! The site file as written: every value optional, with its place in the file.
+
+use std::path::PathBuf;
+
+use disk_layout::Layout;
+use node_api::Handover;
+use serde::Deserialize;
+use toml::Spanned;
+
+/// The sections of `site.toml`; what is absent keeps its default.
+#[derive(Debug, Default)]
+pub(crate) struct RawSite {
+    pub(crate) name: Option<Spanned<String>>,
+    pub(crate) server: RawServer,
+    pub(crate) dhcp: RawDhcp,
+    pub(crate) image: RawImage,
+    pub(crate) approve: RawApprove,
+    pub(crate) boot: RawBoot,
+    pub(crate) layout: Option<Spanned<Layout>>,
+    pub(crate) access: RawAccess,
+    pub(crate) deploy: RawDeploy,
+    pub(crate) nodes: Vec<RawNode>,
+}
+
+/// `[server]`: where this server is reached.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RawServer {
+    /// `on` (default): DHCP, TFTP and boot scripts on `interface`. `off`: only the APIs and the swarm, for sites
+    /// that boot the agent by other means.
+    pub(crate) mode: Option<Spanned<String>>,
+    /// Network interface that faces the nodes. Needed unless `mode = "off"`.
+    pub(crate) interface: Option<Spanned<String>>,
+    /// Address that nodes reach the server at. Default: the interface's first IPv4 address.
+    pub(crate) address: Option<Spanned<String>>,
+    /// Boot files and tracker, plain HTTP. Default 80.
+    pub(crate) http_port: Option<u16>,
+    /// Agent API, HTTPS. Default 8443.
+    pub(crate) agent_port: Option<u16>,
+    /// The server's seed. Default 6881; each further image takes the next port.
+    pub(crate) peer_port: Option<u16>,
+    /// Admin API and dashboard. Default `127.0.0.1:8080`; it has no login, so keep it on loopback.
+    pub(crate) admin: Option<Spanned<String>>,
+}
+
+/// `[dhcp]`: addresses for nodes.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RawDhcp {
+    /// `FIRST-LAST`, both included. Default: the middle of the interface's network, at most 4,096 addresses.
+    pub(crate) pool: Option<Spanned<String>>,
+    /// Seconds that a lease lasts, 60 to 604800. Default 3600.
+    pub(crate) lease_s: Option<Spanned<u32>>,
+}
+
+/// `[image]`: what is deployed.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RawImage {
+    /// Image files; the first is the default. Relative paths are relative to the site file.
+    pub(crate) files: Option<Vec<PathBuf>>,
+    /// Lets images without a trusted signature through. Default false.
+    pub(crate) allow_unsigned: Option<bool>,
+    /// Minisign public key files, beside those in `STATE/trusted`.
+    pub(crate) trust: Option<Vec<PathBuf>>,
+}
+
+/// `[approve]`: machines that need no person.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RawApprove {
+    /// Every machine. Default false.
+    pub(crate) all: Option<bool>,
+    /// Hardware addresses.
+    #[serde(default)]
+    pub(crate) macs: Vec<Spanned<String>>,
+    /// SMBIOS serial numbers, exact.
+    #[serde(default)]
+    pub(crate) serials: Vec<Spanned<String>>,
+}
+
+/// `[boot]`: how nodes get the agent.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RawBoot {
+    /// Directory with `undionly.kpxe` and `snponly.efi`. Default: where Debian's `ipxe` package puts them.
+    pub(crate) files: Option<PathBuf>,
+    /// Added to the agent's kernel command line.
+    pub(crate) arguments: Option<Spanned<String>>,
+}
+
+/// `[access]`: who may log in to installed systems.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RawAccess {
+    /// Lines for root's `authorized_keys`.
+    #[serde(default)]
+    pub(crate) authorized_keys: Vec<Spanned<String>>,
+}
+
+/// `[deploy]`: how a deployment runs.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RawDeploy {
+    /// Seconds that an installed node goes on seeding at most, up to 86400. Default 300.
+    pub(crate) linger_max_s: Option<Spanned<u64>>,
+    /// `reboot` (default) or `power_off`.
+    pub(crate) handover: Option<Handover>,
+    /// Kernel modules that no node may load.
+    #[serde(default)]
+    pub(crate) module_deny: Vec<Spanned<String>>,
+}
+
+/// `[[node]]`: one machine that the site knows beforehand.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RawNode {
+    /// Hardware address of the NIC that boots.
+    pub(crate) mac: Spanned<String>,
+    /// Its name and host name.
+    pub(crate) name: Spanned<String>,
+}

@@ -1,0 +1,90 @@
+use super::*;
+
+fn overrides() -> Overrides {
+    Overrides { interface: Some("eth1".into()), images: vec!["debian.esir".into()], ..Overrides::default() }
+}
+
+/// The problems of a site file, each without the file's name.
+fn check(text: &str, expected: &[&str]) {
+    let found = parse_site("site.toml", text, None, &overrides()).err().map_or(vec![], |problems| problems.0);
+    let found: Vec<&str> = found.iter().map(|line| line.trim_start_matches("site.toml:")).collect();
+    assert_eq!(found.len(), expected.len(), "{found:#?}");
+    for (found, expected) in found.iter().zip(expected) {
+        assert!(found.contains(expected), "{found}\nshould contain {expected}");
+    }
+}
+
+#[test]
+fn one_line_start_needs_no_file() {
+    let site = read_site(None, &overrides()).unwrap();
+    assert_eq!(site.interface.as_deref(), Some("eth1"));
+    assert_eq!((site.http_port, site.agent_port, site.peer_port), (80, 8443, 6881));
+    assert_eq!(site.admin, "127.0.0.1:8080".parse().unwrap());
+    assert_eq!(site.layout, Layout::default());
+    assert!(!site.approve.all);
+}
+
+#[test]
+fn nothing_given_names_both_things_that_are_needed() {
+    let problems = parse_site("the command line", "", None, &Overrides::default()).unwrap_err().0;
+    assert_eq!(problems.len(), 2);
+    assert!(problems[0].contains("--interface") && problems[1].contains("--image"));
+}
+
+#[test]
+fn problems_of_all_sections_come_at_once_with_their_lines() {
+    check(
+        "[server]\nmode = 'maybe'\nadmin = 'here'\n[dhcp]\npool = '10.0.0.9-10.0.0.1'\nlease_s = 1\n\
+         [approve]\nmacs = ['x']\n[[node]]\nmac = '52:54:00:00:00:01'\nname = 'Bad_Name'\n[deploy]\nlinger_max_s = 999999\n",
+        &[
+            "5: dhcp.pool",
+            "6: dhcp.lease_s = 1",
+            "2: server.mode",
+            "3: server.admin",
+            "8: approve.macs",
+            "13: deploy.linger_max_s",
+            "11: node.name",
+        ],
+    );
+}
+
+#[test]
+fn unknown_words_and_wrong_types_are_found_in_each_section() {
+    check("[server]\nport = 1\n", &["2: unknown field `port`"]);
+    check("[sever]\nport = 1\n", &["1: there is no section `sever`"]);
+    check("[dhcp]\nlease_s = 'x'\n[image]\nfiles = 7\n", &["2: invalid type", "4: invalid type"]);
+    check("[server\nmode = 'on'\n", &["1: "]);
+}
+
+#[test]
+fn layout_that_fits_no_disk_is_refused_before_any_node_sees_it() {
+    check("[[layout.partition]]\nrole = 'swap'\nsize_mib = 100\n", &["role `root`"]);
+    check("[layout.disk]\npick = 'largest'\n", &[]);
+}
+
+#[test]
+fn same_name_or_address_for_two_nodes_is_refused() {
+    check(
+        "[[node]]\nmac = '52:54:00:00:00:01'\nname = 'a'\n[[node]]\nmac = '52-54-00-00-00-01'\nname = 'a'\n",
+        &["6: node.name", "5: node.mac"],
+    );
+}
+
+#[test]
+fn paths_in_the_file_are_relative_to_it_and_the_command_line_wins() {
+    let text = "[image]\nfiles = ['a.esir']\ntrust = ['k.pub']\n[server]\ninterface = 'eth0'\n";
+    let base = Some(Path::new("/srv/site"));
+    let site = parse_site("site.toml", text, base, &Overrides::default()).unwrap();
+    assert_eq!(site.images, [PathBuf::from("/srv/site/a.esir")]);
+    assert_eq!(site.trust, [PathBuf::from("/srv/site/k.pub")]);
+    let site = parse_site("site.toml", text, base, &overrides()).unwrap();
+    assert_eq!(site.images, [PathBuf::from("debian.esir")]);
+    assert_eq!(site.interface.as_deref(), Some("eth1"));
+}
+
+#[test]
+fn off_needs_no_interface() {
+    let overrides = Overrides { interface: None, ..overrides() };
+    let site = parse_site("site.toml", "[server]\nmode = 'off'\n", None, &overrides).unwrap();
+    assert_eq!(site.interface, None);
+}
