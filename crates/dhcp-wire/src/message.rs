@@ -205,6 +205,11 @@ impl Message {
 
     /// Callers have bounded `bytes`.
     fn insert(&mut self, code: u8, bytes: Vec<u8>) -> &mut Self {
+        // QUIRK(dhcproto): an unparsed option 82 among the others is written twice.
+        if code == code::RELAY_AGENT {
+            self.relay = bytes;
+            return self;
+        }
         let option = UnknownOption::new(OptionCode::from(code), bytes);
         self.inner.opts_mut().insert(DhcpOption::Unknown(option));
         self
