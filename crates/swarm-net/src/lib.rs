@@ -15,6 +15,7 @@ mod driver;
 mod http;
 mod peer;
 mod store;
+mod transfer;
 mod web_seed;
 
 pub use clock::Clock;
@@ -23,6 +24,7 @@ pub use config::{PeerConfig, PeerEvent, PeerStats, PieceHashes, StartError};
 pub use http::HttpError;
 pub use peer::Peer;
 pub use store::{FileStore, MemoryStore, PieceStore};
+pub use transfer::{Progress, Transfer, TransferError, fetch_to_file, seed_file, verified_pieces};
 pub use web_seed::{HttpWebSeed, WebSeed};
 
 pub use swarm::tracker::{Admission, AnnounceReply, AnnounceRequest, Tracker, TrackerConfig};

@@ -3,8 +3,20 @@
 
 mod common;
 
-use common::{image, seed_config, start_leecher};
-use swarm_net::Peer;
+use common::{
+    Image, Leecher, PATIENCE, SECRET, image, leecher_config, loopback, seed_config, start, start_leecher,
+};
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+use swarm_net::{
+    MemoryStore, Peer, PeerConfig, PeerEvent, PieceHashes, PieceSet, PieceStore, Transfer, TransferError,
+    WebSeed, fetch_to_file, seed_file,
+};
+use tokio::time::{Instant, sleep};
 
 const MIB: usize = 1024 * 1024;
 
@@ -19,4 +31,220 @@ async fn one_leecher_gets_the_image_from_the_seed() {
     assert_eq!(stats.downloaded_by_peer, [(seed.local_addr(), image.bytes.len() as u64)]);
     leecher.peer.shutdown().await;
     seed.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn four_leechers_exchange_and_the_seed_sends_little_more_than_one_copy() {
+    let image = image(40 * MIB, 256 * 1024, None);
+    let (announce, _) = common::tracker(image.metainfo.info_hash).await;
+    let seed = Peer::start(PeerConfig { announce_url: Some(announce.clone()), ..seed_config(&image) })
+        .await
+        .unwrap();
+    let mut leechers = Vec::new();
+    for _ in 0..4 {
+        let (config, store) = leecher_config(&image, &[seed.local_addr()]);
+        leechers.push(start(PeerConfig { announce_url: Some(announce.clone()), ..config }, store).await);
+    }
+    for leecher in &mut leechers {
+        leecher.completes(&image).await;
+    }
+    let uploaded = uploaded_in_the_end(&seed).await;
+    let copies = uploaded as f64 / image.bytes.len() as f64;
+    println!("the seed sent {copies:.3} copies to four leechers");
+    assert!(copies <= 1.3, "the seed sent {copies} copies");
+}
+
+async fn uploaded_in_the_end(peer: &Peer) -> u64 {
+    sleep(Duration::from_millis(500)).await;
+    peer.stats().uploaded
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_seed_is_killed_and_comes_back_and_the_leecher_goes_on() {
+    let image = image(60 * MIB, 256 * 1024, None);
+    let seed = Peer::start(seed_config(&image)).await.unwrap();
+    let address = seed.local_addr();
+    let mut leecher = start_leecher(&image, &[address]).await;
+    leecher.sees("a piece", |event| matches!(event, PeerEvent::PieceVerified(_))).await;
+    drop(seed);
+    let at_death = Instant::now();
+    sleep(Duration::from_millis(700)).await;
+    let before = leecher.peer.stats().verified;
+    assert!(before < leecher.peer.stats().pieces, "too quick to be interrupted");
+    let _again = Peer::start(PeerConfig { listen: address, ..seed_config(&image) }).await.unwrap();
+    leecher.completes(&image).await;
+    assert!(at_death.elapsed() < PATIENCE);
+}
+
+fn event_piece(event: &PeerEvent) -> u32 {
+    match event {
+        PeerEvent::PieceVerified(piece) => *piece,
+        _ => u32::MAX,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_with_another_secret_gets_nothing() {
+    let image = image(2 * MIB, 256 * 1024, None);
+    let seed = Peer::start(seed_config(&image)).await.unwrap();
+    let (config, store) = leecher_config(&image, &[seed.local_addr()]);
+    let stranger = start(PeerConfig { secret: Some([8; 32]), ..config }, store).await;
+    let (config, store) = leecher_config(&image, &[seed.local_addr()]);
+    let without = start(PeerConfig { secret: None, open: true, ..config }, store).await;
+    let mut good = start_leecher(&image, &[seed.local_addr()]).await;
+    good.completes(&image).await;
+    sleep(Duration::from_millis(600)).await;
+    for refused in [&stranger, &without] {
+        assert_eq!(refused.peer.stats().downloaded, 0);
+        assert!(refused.store.contents().is_empty());
+    }
+    let closed = seed.stats().counts.closed;
+    assert!(closed.keys().any(|reason| reason.to_string().contains("proof")), "{closed:?}");
+    assert_eq!(seed.stats().uploaded, image.bytes.len() as u64);
+}
+
+/// A store whose n-th block is wrong: broken memory.
+struct BrokenStore {
+    inner: MemoryStore,
+    every: u32,
+    reads: std::sync::atomic::AtomicU32,
+}
+
+impl PieceStore for BrokenStore {
+    fn write_piece(&self, piece: u32, bytes: &[u8]) -> io::Result<()> {
+        self.inner.write_piece(piece, bytes)
+    }
+
+    fn read_block(&self, piece: u32, begin: u32, out: &mut [u8]) -> io::Result<()> {
+        self.inner.read_block(piece, begin, out)?;
+        let reads = self.reads.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        if reads.is_multiple_of(self.every) {
+            out[0] ^= 1;
+        }
+        Ok(())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_seed_with_broken_memory_is_banned_and_named() {
+    let image = image(8 * MIB, 256 * 1024, None);
+    let inner = MemoryStore::holding(&image.bytes, image.metainfo.piece_length);
+    let store = Arc::new(BrokenStore { inner, every: 10, reads: Default::default() });
+    let broken = Peer::start(PeerConfig { store, ..seed_config(&image) }).await.unwrap();
+    let mut leecher = start_leecher(&image, &[broken.local_addr()]).await;
+    let banned = leecher.sees("a ban", |event| matches!(event, PeerEvent::Banned { .. })).await;
+    assert_eq!(banned, PeerEvent::Banned { addr: broken.local_addr() });
+    let seed = Peer::start(seed_config(&image)).await.unwrap();
+    let (config, store) = leecher_config(&image, &[broken.local_addr(), seed.local_addr()]);
+    let mut other = start(config, store).await;
+    other.completes(&image).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pieces_are_checked_against_blake3_when_it_is_given() {
+    let image = image(3 * MIB, 256 * 1024, None);
+    let seed = Peer::start(seed_config(&image)).await.unwrap();
+    let hashes: Vec<[u8; 32]> =
+        image.bytes.chunks(256 * 1024).map(|piece| *blake3::hash(piece).as_bytes()).collect();
+    let (config, store) = leecher_config(&image, &[seed.local_addr()]);
+    let mut leecher =
+        start(PeerConfig { hashes: PieceHashes::Blake3(hashes.clone()), ..config }, store).await;
+    leecher.completes(&image).await;
+    let (config, _) = leecher_config(&image, &[]);
+    let short = PieceHashes::Blake3(hashes[1..].to_vec());
+    assert!(Peer::start(PeerConfig { hashes: short, ..config }).await.is_err(), "a hash is missing");
+}
+
+struct MemoryWebSeed(Vec<u8>);
+
+impl WebSeed for MemoryWebSeed {
+    fn fetch(&self, offset: u64, len: u64) -> Pin<Box<dyn Future<Output = io::Result<Vec<u8>>> + Send>> {
+        let from = usize::try_from(offset).unwrap();
+        let bytes = self.0[from..from + usize::try_from(len).unwrap()].to_vec();
+        Box::pin(async move { Ok(bytes) })
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_reaches_no_peer_gets_all_from_the_web_seed() {
+    let image = image(5 * MIB, 256 * 1024, None);
+    let (config, store) = leecher_config(&image, &[SocketAddr::from(([127, 0, 0, 1], 9))]);
+    let web_seed: Arc<dyn WebSeed> = Arc::new(MemoryWebSeed(image.bytes.clone()));
+    let mut alone = start(PeerConfig { web_seed: Some(web_seed), ..config }, store).await;
+    alone.completes(&image).await;
+    assert_eq!(alone.peer.stats().web_seed_bytes, image.bytes.len() as u64);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn first_pieces_come_first() {
+    let image = image(10 * MIB, 256 * 1024, None);
+    let seed = Peer::start(PeerConfig { first_pieces: 0..4, ..seed_config(&image) }).await.unwrap();
+    let (config, store) = leecher_config(&image, &[seed.local_addr()]);
+    let mut leecher = start(PeerConfig { first_pieces: 0..4, ..config }, store).await;
+    let mut order = Vec::new();
+    while order.len() < 40 {
+        let event = leecher.sees("a piece", |event| matches!(event, PeerEvent::PieceVerified(_))).await;
+        order.push(event_piece(&event));
+    }
+    let places: Vec<usize> =
+        (0..4).map(|piece| order.iter().position(|&seen| seen == piece).unwrap()).collect();
+    assert!(places.iter().all(|&place| place < 8), "{order:?}");
+}
+
+fn transfer(image: &Image, path: std::path::PathBuf, first_peers: &[SocketAddr]) -> Transfer {
+    Transfer {
+        metainfo: image.metainfo.clone(),
+        path,
+        listen: loopback(),
+        announce_url: None,
+        first_peers: first_peers.to_vec(),
+        secret: Some(SECRET),
+        web_seed: None,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_is_fetched_seeded_on_and_resumed() {
+    let image = image(6 * MIB + 17, 256 * 1024, None);
+    let folder = tempfile::tempdir().unwrap();
+    let seed = Peer::start(seed_config(&image)).await.unwrap();
+    let first = transfer(&image, folder.path().join("a.esir"), &[seed.local_addr()]);
+    let done = fetch_to_file(&first, |_| {}).await.unwrap();
+    assert_eq!(done.done_bytes, image.bytes.len() as u64);
+    assert!(std::fs::read(&first.path).unwrap() == image.bytes);
+    drop(seed);
+
+    let seed = seed_file(&first).await.unwrap();
+    let second = transfer(&image, folder.path().join("b.esir"), &[seed.local_addr()]);
+    std::fs::write(folder.path().join("b.esir.part"), &image.bytes[..3 * MIB]).unwrap();
+    let done = fetch_to_file(&second, |_| {}).await.unwrap();
+    assert!(std::fs::read(&second.path).unwrap() == image.bytes);
+    assert_eq!(done.stats.downloaded, (3 * MIB + 17) as u64, "what was there is not fetched again");
+    assert!(!folder.path().join("b.esir.part").exists());
+
+    std::fs::write(&second.path, b"something else").unwrap();
+    let refused = seed_file(&second).await;
+    assert!(matches!(refused, Err(TransferError::OtherFile { good: 0, .. })));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_halves_make_a_whole_without_a_seed() {
+    let image = image(8 * MIB, 256 * 1024, None);
+    let half = |wanted: fn(u32) -> bool| {
+        let (config, _) = leecher_config(&image, &[]);
+        let store = Arc::new(MemoryStore::new());
+        let mut have = PieceSet::empty(32);
+        for piece in (0..32).filter(|piece| wanted(*piece)) {
+            let from = piece as usize * 256 * 1024;
+            store.write_piece(piece, &image.bytes[from..from + 256 * 1024]).unwrap();
+            have.insert(piece);
+        }
+        (PeerConfig { have, store: store.clone(), ..config }, store)
+    };
+    let (config, store) = half(|piece| piece % 2 == 0);
+    let mut even: Leecher = start(config, store).await;
+    let (config, store) = half(|piece| piece % 2 == 1);
+    let mut odd = start(PeerConfig { first_peers: vec![even.peer.local_addr()], ..config }, store).await;
+    even.completes(&image).await;
+    odd.completes(&image).await;
 }
