@@ -27,6 +27,7 @@ use crate::events::Events;
 use crate::images::ImageView;
 use crate::nodes::Boot;
 use crate::nodes::view::{NodeDetail, NodeView};
+use crate::swarm_service::SeedView;
 
 /// Orders name nodes; a few thousand names fit.
 const ORDER_BYTES_MAX: usize = 256 << 10;
@@ -73,6 +74,8 @@ pub(crate) struct Status {
     pub(crate) approve_all: bool,
     /// Kernel that nodes boot.
     pub(crate) kernel: String,
+    /// The server's seeds.
+    pub(crate) seeds: Vec<SeedView>,
 }
 
 #[derive(Deserialize)]
@@ -151,11 +154,11 @@ async fn page() -> Response {
 }
 
 async fn status_view(State(admin): State<Admin>) -> Json<Status> {
-    Json(status(&admin.app))
+    Json(status(&admin.app).await)
 }
 
 /// The server in a few words.
-pub(crate) fn status(app: &App) -> Status {
+pub(crate) async fn status(app: &App) -> Status {
     let image = app.images.default_image();
     Status {
         site: app.site.name.clone(),
@@ -166,6 +169,7 @@ pub(crate) fn status(app: &App) -> Status {
         image_bytes: image.manifest.file_size,
         approve_all: app.site.approve.all,
         kernel: app.bundle.kernel_release().to_owned(),
+        seeds: app.swarm.views().await,
     }
 }
 
@@ -267,7 +271,7 @@ async fn feed_page(
     (mut news, _room): (broadcast::Receiver<Bytes>, OwnedSemaphorePermit),
     mut page: http_body_util::channel::Sender<Bytes, Infallible>,
 ) {
-    let mut next = Events::snapshot(&admin.app);
+    let mut next = Events::snapshot(&admin.app).await;
     loop {
         if page.send_data(next).await.is_err() {
             return;
@@ -275,7 +279,7 @@ async fn feed_page(
         next = match news.recv().await {
             Ok(message) => message,
             // A page that was too slow gets everything anew.
-            Err(broadcast::error::RecvError::Lagged(_)) => Events::snapshot(&admin.app),
+            Err(broadcast::error::RecvError::Lagged(_)) => Events::snapshot(&admin.app).await,
             Err(broadcast::error::RecvError::Closed) => return,
         };
     }

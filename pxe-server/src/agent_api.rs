@@ -121,7 +121,7 @@ async fn make_task(app: &Arc<App>, session: &Session) -> anyhow::Result<SignedTa
     let image = app.images.default_image();
     let joined = (Arc::clone(app), Arc::clone(&image));
     let deployment = blocking(move || joined.0.deployments.join(&joined.1)).await??;
-    let peer_port = app.swarm.seed(&image, &deployment).await?;
+    let peer_port = app.swarm.seed(&image, &deployment, app.tasks.address).await?;
     let given = (Arc::clone(app), session.node.clone(), session.sha256.clone());
     let (id, name, run) = (image.id.clone(), image.name.clone(), deployment.name.clone());
     let node = blocking(move || given.0.nodes.task_given(&given.1, &given.2, &run, (&id, &name))).await??;

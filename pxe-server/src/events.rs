@@ -39,10 +39,10 @@ impl Events {
     }
 
     /// Everything that a page shows.
-    pub(crate) fn snapshot(app: &App) -> Bytes {
+    pub(crate) async fn snapshot(app: &App) -> Bytes {
         message(
             "snapshot",
-            &json!({ "status": status(app), "nodes": app.nodes.views(), "now_unix_ms": now_unix_ms() }),
+            &json!({ "status": status(app).await, "nodes": app.nodes.views(), "now_unix_ms": now_unix_ms() }),
         )
     }
 

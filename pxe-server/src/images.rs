@@ -27,6 +27,8 @@ const HASH_BYTES: usize = 32;
 pub(crate) struct Image {
     /// Image id, hex.
     pub(crate) id: String,
+    /// Its place among this server's images, from 0.
+    pub(crate) number: u16,
     /// For people.
     pub(crate) name: String,
     /// `X.esir`.
@@ -100,8 +102,8 @@ impl Images {
     /// Opens and checks images; the first is the default. Pieces are read again only if the file has changed.
     pub(crate) fn open(paths: &[PathBuf], rules: &ImageRules<'_>, store: &Store) -> Result<Self> {
         let mut images = Vec::new();
-        for path in paths {
-            let image = Image::open(path, rules)?;
+        for (number, path) in (0_u16..).zip(paths) {
+            let image = Image::open(number, path, rules)?;
             image.check_data(store)?;
             images.push(Arc::new(image));
         }
@@ -145,7 +147,7 @@ impl Images {
 
 impl Image {
     /// Opens `X.esir` with its companions and checks everything but the data itself.
-    fn open(path: &Path, rules: &ImageRules<'_>) -> Result<Self> {
+    fn open(number: u16, path: &Path, rules: &ImageRules<'_>) -> Result<Self> {
         let size = match fs::metadata(path) {
             Ok(metadata) => metadata.len(),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -185,6 +187,7 @@ impl Image {
         }
         Ok(Self {
             id: manifest.image_id.to_string(),
+            number,
             name: manifest.name.clone(),
             path: path.to_owned(),
             pieces_path: companion(path, "pieces"),

@@ -55,7 +55,7 @@ struct Front {
 /// Serves until SIGTERM or SIGINT.
 pub(crate) async fn serve(site: Site, state: &std::path::Path) -> Result<()> {
     let opened = open(&site, state)?;
-    let swarm = Arc::new(SwarmService::new(Arc::clone(&opened.nodes), site.peer_port));
+    let swarm = Arc::new(SwarmService::new(Arc::clone(&opened.nodes), site.peer_port)?);
     // Bound before anything is answered: a second server, or a port in use, ends here.
     let agent_listener =
         bind((Ipv4Addr::UNSPECIFIED, site.agent_port).into(), "agent API", "agent_port").await?;
@@ -166,7 +166,7 @@ async fn start_front(
 async fn start_seeds(app: &Arc<App>) -> Result<()> {
     for deployment in app.deployments.list_open() {
         if let Some(image) = app.images.get(&deployment.image_id) {
-            app.swarm.seed(&image, &deployment).await?;
+            app.swarm.seed(&image, &deployment, app.tasks.address).await?;
         }
     }
     Ok(())

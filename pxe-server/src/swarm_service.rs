@@ -1,30 +1,185 @@
-//! Tracker and seeds: the server's part in the swarm.
+//! The server's part in the swarm: the tracker, and one seed for each image that is being deployed.
+//!
+//! Never serves a piece to a peer that does not prove the deployment's secret.
 
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use anyhow::{Context as _, Result, anyhow};
 use axum::Router;
-use std::sync::Arc;
+use axum::extract::{ConnectInfo, RawQuery, State};
+use axum::http::header;
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::get;
+use node_api::paths;
+use serde::{Deserialize, Serialize};
+use swarm_net::{
+    Admission, Clock, FileStore, Peer, PeerConfig, PeerEvent, PieceHashes, PieceSet, Tracker, TrackerConfig,
+};
 
 use crate::deployments::Deployment;
 use crate::images::Image;
+use crate::keys::random;
 use crate::nodes::Nodes;
 
+/// Tracker and seeds.
 pub(crate) struct SwarmService {
-    peer_port: u16,
+    clock: Clock,
+    tracker: Mutex<Tracker>,
+    /// By image id.
+    seeds: tokio::sync::Mutex<BTreeMap<String, Seed>>,
+    first_port: u16,
+}
+
+struct Seed {
+    deployment: String,
+    image: Arc<Image>,
+    peer: Peer,
+}
+
+/// One seed, for the admin API.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct SeedView {
+    /// Name of the image.
+    pub(crate) image: String,
+    /// Whose secret it asks for.
+    pub(crate) deployment: String,
+    /// Connected peers.
+    pub(crate) peers: usize,
+    /// Sent to peers, bytes.
+    pub(crate) uploaded_bytes: u64,
+    /// Members that the tracker knows to have every piece.
+    pub(crate) complete: usize,
+    /// Members that the tracker knows to lack pieces.
+    pub(crate) incomplete: usize,
 }
 
 impl SwarmService {
-    pub(crate) fn new(_nodes: Arc<Nodes>, peer_port: u16) -> Self {
-        Self { peer_port }
+    /// A tracker of no torrents for nodes that are approved. The seed of the image number n listens on
+    /// `first_port` + n.
+    pub(crate) fn new(nodes: Arc<Nodes>, first_port: u16) -> Result<Self> {
+        let admission = Admission::Known(Box::new(move |address| nodes.is_approved_address(address)));
+        Ok(Self {
+            clock: Clock::start(),
+            tracker: Mutex::new(Tracker::new(TrackerConfig::new(admission, random()?))),
+            seeds: tokio::sync::Mutex::default(),
+            first_port,
+        })
     }
 
+    /// `/announce`, for the plain HTTP port.
     pub(crate) fn router(self: &Arc<Self>) -> Router {
-        Router::new()
+        Router::new().route(paths::ANNOUNCE, get(announce)).with_state(Arc::clone(self))
     }
 
-    pub(crate) async fn seed(&self, _image: &Arc<Image>, _deployment: &Deployment) -> anyhow::Result<u16> {
-        Ok(self.peer_port)
+    /// Seeds `image` for `deployment` on `address`; the port. A seed of an earlier deployment ends.
+    pub(crate) async fn seed(
+        &self,
+        image: &Arc<Image>,
+        deployment: &Deployment,
+        address: Ipv4Addr,
+    ) -> Result<u16> {
+        let mut seeds = self.seeds.lock().await;
+        if let Some(seed) = seeds.get(&image.id).filter(|seed| seed.deployment == deployment.name) {
+            return Ok(seed.peer.local_addr().port());
+        }
+        if let Some(old) = seeds.remove(&image.id) {
+            old.peer.shutdown().await;
+        }
+        let port = self
+            .first_port
+            .checked_add(image.number)
+            .context("there is no port left for the image's seed")?;
+        let config = seed_config(image, deployment, SocketAddr::from((address, port)))?;
+        let mut peer = Peer::start(config).await.map_err(anyhow::Error::new).with_context(|| {
+            format!("seeding {} on port {port}; server.peer_port sets another", image.name)
+        })?;
+        tokio::spawn(report_broken_peers(peer.events()));
+        self.lock_tracker().add_torrent(image.metainfo.info_hash);
+        tracing::info!(image = image.name, deployment = deployment.name, "seeding on port {port}");
+        let seed = Seed { deployment: deployment.name.clone(), image: Arc::clone(image), peer };
+        seeds.insert(image.id.clone(), seed);
+        Ok(port)
     }
 
-    pub(crate) async fn stop_seed(&self, _deployment: &Deployment) {}
+    /// Ends the seed of a deployment that is done.
+    pub(crate) async fn stop_seed(&self, deployment: &Deployment) {
+        let mut seeds = self.seeds.lock().await;
+        if seeds.get(&deployment.image_id).is_none_or(|seed| seed.deployment != deployment.name) {
+            return;
+        }
+        if let Some(seed) = seeds.remove(&deployment.image_id) {
+            self.lock_tracker().remove_torrent(seed.image.metainfo.info_hash);
+            seed.peer.shutdown().await;
+        }
+    }
 
-    pub(crate) async fn shutdown(&self) {}
+    /// Ends every seed.
+    pub(crate) async fn shutdown(&self) {
+        for (_, seed) in std::mem::take(&mut *self.seeds.lock().await) {
+            seed.peer.shutdown().await;
+        }
+    }
+
+    /// What the seeds do.
+    pub(crate) async fn views(&self) -> Vec<SeedView> {
+        let seeds = self.seeds.lock().await;
+        let view = |seed: &Seed| {
+            let stats = seed.peer.stats();
+            let (complete, incomplete) = self.lock_tracker().members(seed.image.metainfo.info_hash);
+            SeedView {
+                image: seed.image.name.clone(),
+                deployment: seed.deployment.clone(),
+                peers: stats.peers,
+                uploaded_bytes: stats.uploaded,
+                complete,
+                incomplete,
+            }
+        };
+        seeds.values().map(view).collect()
+    }
+
+    /// A panic elsewhere leaves the tracker with a member too many or too few, which the next announce mends.
+    fn lock_tracker(&self) -> std::sync::MutexGuard<'_, Tracker> {
+        self.tracker.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn seed_config(image: &Image, deployment: &Deployment, listen: SocketAddr) -> Result<PeerConfig> {
+    let file = File::open(&image.path).with_context(|| format!("opening {}", image.path.display()))?;
+    let store = Arc::new(FileStore::new(file, image.metainfo.piece_length));
+    let have = PieceSet::full(image.manifest.piece_count);
+    let piece_size = image.manifest.piece_size.max(1);
+    let piece_of =
+        |offset: u64| u32::try_from(offset / piece_size).map_err(|_| anyhow!("the image is too large"));
+    let toc = image.manifest.toc_range();
+    Ok(PeerConfig {
+        hashes: PieceHashes::Blake3(image.piece_hashes.clone()),
+        secret: Some(*deployment.secret.bytes()),
+        first_pieces: piece_of(toc.start)?
+            ..piece_of(toc.end)?.saturating_add(1).min(image.manifest.piece_count),
+        container_pieces: piece_of(image.manifest.container_bytes)?.max(1),
+        ..PeerConfig::new(image.metainfo.clone(), store, have, listen)
+    })
+}
+
+/// A node that sends damaged pieces has damaged memory or worse: somebody should know.
+async fn report_broken_peers(mut events: tokio::sync::mpsc::Receiver<PeerEvent>) {
+    while let Some(event) = events.recv().await {
+        if let PeerEvent::Banned { addr } = event {
+            tracing::warn!(peer = %addr, "a peer gave damaged pieces again and again and is shut out");
+        }
+    }
+}
+
+async fn announce(
+    State(swarm): State<Arc<SwarmService>>,
+    ConnectInfo(from): ConnectInfo<SocketAddr>,
+    RawQuery(query): RawQuery,
+) -> Response {
+    let now = swarm.clock.now();
+    let body = swarm.lock_tracker().handle_query(now, from.ip(), &query.unwrap_or_default());
+    ([(header::CONTENT_TYPE, "text/plain")], body).into_response()
 }

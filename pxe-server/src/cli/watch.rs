@@ -106,7 +106,11 @@ impl Screen {
     }
 
     fn note(&mut self, text: &str) -> Result<()> {
-        if self.live { self.replace(&format!("{text}\n")) } else { Ok(println!("{text}")) }
+        if self.live {
+            return self.replace(&format!("{text}\n"));
+        }
+        println!("{text}");
+        Ok(())
     }
 
     fn replace(&mut self, text: &str) -> Result<()> {

@@ -153,9 +153,8 @@ impl Nodes {
         });
         enrolled.map_err(Refusal::Internal)??;
         let mut inner = self.lock();
+        inner.heard(&token.node, address, now_unix_ms());
         if let Some(entry) = inner.nodes.get_mut(&token.node) {
-            entry.live.last_seen_unix_ms = now_unix_ms();
-            entry.live.address = Some(address);
             entry.live.stage = Some(Stage::Enrol);
         }
         Ok(Enrolled { node: token.node, session })

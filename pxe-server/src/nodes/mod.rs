@@ -62,6 +62,8 @@ struct Inner {
     nodes: BTreeMap<String, Entry>,
     by_mac: HashMap<String, String>,
     by_session: HashMap<String, String>,
+    /// Where agents spoke from; an entry is good only while the node's own record of it is the same.
+    by_address: HashMap<IpAddr, String>,
     /// Nodes whose view has changed since the last [`Nodes::take_changed`].
     changed: BTreeSet<String>,
     /// Deployments in which somebody is not done, as of the last tick.
@@ -238,11 +240,6 @@ impl Nodes {
         self.lock().by_session.get(&sha256_hex(session)).cloned()
     }
 
-    /// A copy of the record.
-    pub(crate) fn record(&self, name: &str) -> Option<NodeRecord> {
-        self.lock().nodes.get(name).map(|entry| entry.record.clone())
-    }
-
     /// Whether a node may read images.
     pub(crate) fn is_approved(&self, name: &str) -> bool {
         self.lock().nodes.get(name).is_some_and(|entry| entry.record.approved.is_some())
@@ -251,10 +248,8 @@ impl Nodes {
     /// Whether an approved node was last heard from this address.
     pub(crate) fn is_approved_address(&self, address: IpAddr) -> bool {
         let inner = self.lock();
-        inner
-            .nodes
-            .values()
-            .any(|entry| entry.record.approved.is_some() && entry.live.address == Some(address))
+        let entry = inner.by_address.get(&address).and_then(|name| inner.nodes.get(name));
+        entry.is_some_and(|entry| entry.record.approved.is_some() && entry.live.address == Some(address))
     }
 
     /// Wakes when a node's orders change.
@@ -363,6 +358,16 @@ impl Inner {
                 let live = Live::new(now_unix_ms());
                 self.nodes.insert(name, Entry { record, version, live, wake: Arc::new(Notify::new()) });
             }
+        }
+    }
+
+    /// An agent of the node spoke from this address.
+    fn heard(&mut self, name: &str, address: IpAddr, now_unix_ms: u64) {
+        let Some(entry) = self.nodes.get_mut(name) else { return };
+        entry.live.last_seen_unix_ms = now_unix_ms;
+        if entry.live.address != Some(address) {
+            entry.live.address = Some(address);
+            self.by_address.insert(address, name.to_owned());
         }
     }
 }

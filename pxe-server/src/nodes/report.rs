@@ -39,9 +39,8 @@ impl Nodes {
         let stage = last_stage(&report);
         {
             let mut inner = self.lock();
+            inner.heard(name, address, now_unix_ms());
             let entry = inner.nodes.get_mut(name).with_context(|| format!("no node is called `{name}`"))?;
-            entry.live.last_seen_unix_ms = now_unix_ms();
-            entry.live.address = Some(address);
             entry.live.push_log(report.log);
             if let Some(progress) = report.progress {
                 entry.live.progress = Some(progress);

@@ -9,6 +9,7 @@ use node_api::{
 use serde_json::{Value, json};
 
 use crate::support::agent::Agent;
+use crate::support::peer;
 use crate::support::server::Server;
 
 #[tokio::test]
@@ -264,4 +265,40 @@ async fn admin_api_refuses_other_sites_pages_and_says_what_is_wrong() {
     assert!(answer.json::<Value>()["error"].as_str().unwrap().contains("no node is called `node-nobody`"));
     assert_eq!(server.get("/v1/nodes/none").await.unwrap().status, StatusCode::NOT_FOUND);
     assert_eq!(server.post("/v1/boot", &json!({ "mac": "x" })).await.status, StatusCode::BAD_REQUEST);
+}
+
+#[tokio::test]
+async fn node_fetches_the_image_from_the_server_that_was_killed_and_started_again() {
+    let mut server = Server::start(&["--approve-all"]).await;
+    let image = std::fs::read(&server.image).unwrap();
+    let mut agent = Agent::boot(&server, 1).await.unwrap();
+    agent.enrol().await;
+    let task = agent.task(5).await.unwrap();
+    server.kill();
+    let (peer, store) = peer::start(&task, None).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    server.start_again().await;
+    // The tracker knows the node again when it has reported.
+    agent.run_stage(Stage::Fetch).await;
+    assert_eq!(peer::complete(peer, &store).await, image);
+    let seeds = server.json("/v1/status").await["seeds"].clone();
+    assert_eq!(seeds[0]["deployment"], "d000001");
+    assert!(seeds[0]["uploaded_bytes"].as_u64().unwrap() >= image.len() as u64, "{seeds}");
+}
+
+#[tokio::test]
+async fn stranger_without_the_secret_gets_no_piece_and_no_peers() {
+    let server = Server::start(&["--approve-all"]).await;
+    let mut agent = Agent::boot(&server, 1).await.unwrap();
+    agent.enrol().await;
+    let task = agent.task(5).await.unwrap();
+    let (stranger, _) = peer::start(&task, Some([7; 32])).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(stranger.stats().verified, 0);
+    assert_eq!(stranger.stats().downloaded, 0);
+    let unknown = Server::start(&[]).await;
+    let request = hyper::Request::get("/announce?info_hash=x").header("host", "server");
+    let request = request.body(http_body_util::Full::default()).unwrap();
+    let answer = crate::support::http::send(unknown.http, None, request).await.unwrap();
+    assert!(String::from_utf8_lossy(&answer.body).contains("failure reason"), "{answer:?}");
 }

@@ -3,4 +3,5 @@
 pub(crate) mod agent;
 pub(crate) mod http;
 pub(crate) mod image;
+pub(crate) mod peer;
 pub(crate) mod server;

@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 use http_body_util::Full;
 use hyper::Request;
 use hyper::body::Bytes;
-use minisign::KeyPair;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use serde_json::Value;
@@ -23,7 +22,6 @@ const START_TIMEOUT: Duration = Duration::from_secs(30);
 pub(crate) struct Server {
     pub(crate) folder: tempfile::TempDir,
     pub(crate) image: PathBuf,
-    pub(crate) key: KeyPair,
     pub(crate) object: String,
     pub(crate) admin: SocketAddr,
     pub(crate) agent: SocketAddr,
@@ -49,7 +47,7 @@ impl Server {
         let local = |port| SocketAddr::from(([127, 0, 0, 1], port));
         let options = options.iter().map(|option| (*option).to_owned()).collect();
         let (admin, agent, http) = (local(admin), local(agent), local(http));
-        Self { folder, image, key, object, admin, agent, http, options, child: None }
+        Self { folder, image, object, admin, agent, http, options, child: None }
     }
 
     /// A server that answers.
