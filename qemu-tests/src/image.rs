@@ -113,8 +113,6 @@ pub fn boot_bundle(programs: &Programs) -> Result<BootBundle> {
     if !dir.join("bundle.json").is_file() {
         forget_other_bundles(&cache);
         println!("building the boot bundle in {}", dir.display());
-        let downloads = cache.join("downloads");
-        fs::create_dir_all(&downloads)?;
         make_once(&dir, |partial| {
             let mut build = Command::new(&programs.image_tools);
             build.args(["boot", "build", "--agent"]).arg(&programs.agent).arg("-o").arg(partial);

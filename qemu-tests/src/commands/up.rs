@@ -100,7 +100,7 @@ fn explain(lab: &Lab, nodes: &[Node]) {
     println!("dashboard  {}", lab.server().dashboard());
     println!("server log {}", lab.server().log().display());
     println!("namespace  ip netns exec {} bash", lab.network().namespace());
-    println!("approve    ip netns exec {} pxe-server approve NAME", lab.network().namespace());
+    println!("approve    pxe-server approve --admin {} NAME", lab.server().dashboard());
     for node in nodes {
         println!("console    qemu-tests attach {}", node.machine().console_socket().display());
     }

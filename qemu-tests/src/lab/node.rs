@@ -19,6 +19,8 @@ use crate::vm::{Machine, MachineSpec, Nic};
 pub(super) const BOOT_MAX: Duration = Duration::from_secs(240);
 /// From `fetch` to the finished installation.
 pub(super) const INSTALL_MAX: Duration = Duration::from_secs(480);
+/// From `installed` to a login prompt: the node may go on seeding for five minutes before it boots.
+const LOGIN_MAX: Duration = Duration::from_secs(600);
 /// One command on an installed node.
 const COMMAND_MAX: Duration = Duration::from_secs(60);
 /// `systemctl is-system-running --wait` on a node that boots for the first time.
@@ -254,7 +256,7 @@ impl Node {
     /// No prompt in the time of a boot, no shell, or the system is of another distribution than `distribution`
     /// (`debian-12`: `ID-VERSION_ID` of os-release).
     pub async fn boots_into(&self, distribution: &str) -> Result<InstalledSystem> {
-        let shell = self.console().log_in("root", ROOT_PASSWORD, BOOT_MAX).await;
+        let shell = self.console().log_in("root", ROOT_PASSWORD, LOGIN_MAX).await;
         let mut system =
             InstalledSystem { shell: shell.with_context(|| format!("booting {}", self.name()))? };
         let found = system.text_of(". /etc/os-release; echo $ID-$VERSION_ID").await?;
