@@ -3,6 +3,92 @@
 //! Never writes half a file: every output appears under its name only when it is complete.
 #![forbid(unsafe_code)]
 
+mod acl;
 mod boot;
+mod build;
+mod capture;
+mod contents;
+mod exclude;
+mod extract;
+mod facts;
+mod image_file;
+mod import;
+mod inspect;
+mod keys;
+mod list;
+mod pending;
+mod progress;
+mod tar_read;
+mod text;
+mod verify;
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::error::ErrorKind;
+use clap::{Parser, Subcommand};
+
+/// Makes, inspects and signs images; builds the boot bundle.
+#[derive(Debug, Parser)]
+#[command(name = "image-tools", version, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Make an image of a root directory.
+    Capture(capture::CaptureArguments),
+    /// Make an image of a tar archive.
+    Import(import::ImportArguments),
+    /// Say what an image holds.
+    Inspect(inspect::InspectArguments),
+    /// List the entries of an image.
+    Ls(list::ListArguments),
+    /// Check every byte of an image against its manifest, and the manifest against its signature.
+    Verify(verify::VerifyArguments),
+    /// Write an image's tree into a directory.
+    Extract(extract::ExtractArguments),
+    /// Make a key pair for signing images (minisign format).
+    Keygen(keys::KeygenArguments),
+    /// Sign an image's manifest.
+    Sign(keys::SignArguments),
+    /// Build, inspect or verify a boot bundle.
+    #[command(subcommand)]
+    Boot(boot::BootCommand),
+}
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return report_usage(&error),
+    };
+    let result = match cli.command {
+        Command::Capture(arguments) => capture::run(&arguments),
+        Command::Import(arguments) => import::run(&arguments),
+        Command::Inspect(arguments) => inspect::run(&arguments),
+        Command::Ls(arguments) => list::run(&arguments),
+        Command::Verify(arguments) => verify::run(&arguments),
+        Command::Extract(arguments) => extract::run(&arguments),
+        Command::Keygen(arguments) => keys::keygen(&arguments),
+        Command::Sign(arguments) => keys::sign(&arguments),
+        Command::Boot(command) => boot::run(command),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("image-tools: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Help and version are answers; anything else is a mistake of the caller.
+fn report_usage(error: &clap::Error) -> ExitCode {
+    // A closed pipe leaves nobody to tell.
+    let _ = error.print();
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => ExitCode::SUCCESS,
+        _ => ExitCode::FAILURE,
+    }
+}

@@ -44,6 +44,14 @@ pub fn open_directory(directory: BorrowedFd<'_>, path: &[u8]) -> io::Result<Owne
     open(directory, path, OFlags::RDONLY | OFlags::DIRECTORY)
 }
 
+/// Opens the regular file `path` beneath `directory` for reading.
+///
+/// # Errors
+/// As [`open_directory`].
+pub fn open_file(directory: BorrowedFd<'_>, path: &[u8]) -> io::Result<OwnedFd> {
+    open(directory, path, OFlags::RDONLY | OFlags::NONBLOCK)
+}
+
 /// Whether `directory` is on a file system without owners and modes, such as an EFI system partition.
 ///
 /// # Errors

@@ -17,4 +17,4 @@ pub use applier::{AppliedTree, Applier, ApplyError};
 pub use inode::{FileType, Inode, read_inode};
 pub use verify::{VerifyError, VerifyReport, verify_tree, verify_tree_at};
 
-pub use beneath::{is_plain_file_system, open_directory, open_root};
+pub use beneath::{is_plain_file_system, open_directory, open_file, open_root};

@@ -28,7 +28,9 @@ pub use manifest::{
 pub use memory::{MemoryImage, TOC_LEVEL, build_in_memory, encode_front};
 pub use pack::{PackError, PackedFrame, Packer, plan_toc_space};
 pub use signature::{KeyId, SignatureError, verify_signature};
-pub use tar_header::{END_OF_ARCHIVE, HeaderTooLong, TarLayout, data_padding, hard_link_target, tar_header};
+pub use tar_header::{
+    END_OF_ARCHIVE, HeaderTooLong, TarLayout, data_padding, file_flag_by_name, hard_link_target, tar_header,
+};
 pub use toc::{
     Entry, EntryIndex, EntryKind, Extent, FrameEntry, FrameError, FrameIndex, Toc, TocError, TocLimits,
     decompress_frame, encode_toc,

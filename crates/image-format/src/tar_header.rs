@@ -17,7 +17,7 @@ const OCTAL_7_MAX: u32 = 0o777_7777;
 const OCTAL_11_MAX: u64 = 0o777_7777_7777;
 
 /// File flags by the names that libarchive gives them in `SCHILY.fflags`.
-pub(crate) const FLAG_NAMES: [(u32, &str); 8] = [
+const FLAG_NAMES: [(u32, &str); 8] = [
     (0x20, "sappnd"),
     (0x10, "schg"),
     (0x40, "nodump"),
@@ -27,6 +27,12 @@ pub(crate) const FLAG_NAMES: [(u32, &str); 8] = [
     (0x8, "sync"),
     (0x2_0000, "topdir"),
 ];
+
+/// The file flag that `SCHILY.fflags` calls `name`.
+#[must_use]
+pub fn file_flag_by_name(name: &str) -> Option<u32> {
+    FLAG_NAMES.iter().find(|(_, known)| *known == name).map(|(flag, _)| *flag)
+}
 
 /// A field that ustar cannot hold although a checked node should fit: a defect, not bad input.
 #[derive(Debug, thiserror::Error)]

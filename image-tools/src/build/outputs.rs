@@ -1,0 +1,159 @@
+//! From a finished image file to its companions: piece hashes, metainfo, manifest, signature.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use anyhow::{Context, Result, anyhow};
+use image_format::{
+    CONTAINER_BYTES, FileContent, FileSystem, HEADER_FRAME_BYTES, Hash, Manifest, NodeKind,
+    TOC_FRAME_HEADER_BYTES, TocLocation, Tree, piece_size_for,
+};
+use minisign::SecretKey;
+use sha1::{Digest, Sha1};
+use swarm::Metainfo;
+
+use crate::facts::Facts;
+use crate::keys;
+use crate::pending::{Pending, companion};
+use crate::progress;
+use crate::text;
+
+/// What the manifest says beside what follows from the file.
+pub(super) struct Image<'a> {
+    pub(super) tree: &'a Tree,
+    pub(super) name: String,
+    pub(super) facts: Facts,
+    pub(super) toc: &'a [u8],
+    pub(super) toc_len: u64,
+}
+
+/// Both hashes of every piece, in order.
+pub(crate) struct Pieces {
+    pub(crate) sha1: Vec<[u8; 20]>,
+    /// One after the other, 32 bytes each.
+    pub(crate) blake3: Vec<u8>,
+}
+
+/// Makes the companions of the image in `file`, which is `len` bytes long, and lets all of them appear.
+pub(super) fn finish(
+    image: &Image<'_>,
+    file: Pending,
+    len: u64,
+    output: &Path,
+    key: Option<&SecretKey>,
+) -> Result<()> {
+    let piece_size = piece_size_for(len);
+    let pieces = hash_pieces(file.file(), len, piece_size)?;
+    let file_name = output.file_name().and_then(|name| name.to_str()).context("the output has no name")?;
+    let piece_length = u32::try_from(piece_size)?;
+    let torrent = Metainfo::encode_single_file(file_name, len, piece_length, &pieces.sha1, None)?;
+    let manifest = manifest(image, len, piece_size, &pieces, Metainfo::parse(&torrent)?.info_hash.0);
+    let manifest_bytes = manifest.to_bytes()?;
+    let signature = key.map(|key| keys::sign_manifest(&manifest_bytes, &manifest, key)).transpose()?;
+
+    // The manifest appears last: whoever finds it finds everything that it names.
+    let signature_path = companion(output, "manifest.minisig");
+    let manifest_path = companion(output, "manifest");
+    for stale in [&manifest_path, &signature_path] {
+        remove_if_there(stale)?;
+    }
+    file.appear_as(output)?;
+    crate::pending::write_whole(&companion(output, "pieces"), &pieces.blake3)?;
+    crate::pending::write_whole(&companion(output, "torrent"), &torrent)?;
+    if let Some(signature) = &signature {
+        crate::pending::write_whole(&signature_path, signature.as_bytes())?;
+    }
+    crate::pending::write_whole(&manifest_path, &manifest_bytes)?;
+    println!(
+        "{}: {} in {} pieces, {} entries with {} of data, image {}{}",
+        output.display(),
+        text::bytes(len),
+        manifest.piece_count,
+        manifest.entries,
+        text::bytes(manifest.content_bytes),
+        manifest.image_id,
+        if signature.is_some() { ", signed" } else { ", not signed" },
+    );
+    Ok(())
+}
+
+fn remove_if_there(path: &Path) -> Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("removing the old {}", path.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn manifest(image: &Image<'_>, len: u64, piece_size: u64, pieces: &Pieces, info_hash: [u8; 20]) -> Manifest {
+    let data_bytes =
+        |kind: &NodeKind| if let NodeKind::File(file) = kind { FileContent::data_bytes(file) } else { 0 };
+    Manifest {
+        format: Manifest::format_name(),
+        version: Manifest::format_version(),
+        name: image.name.clone(),
+        image_id: Hash::of(image.toc),
+        file_size: len,
+        piece_size,
+        piece_count: u32::try_from(pieces.sha1.len()).unwrap_or(u32::MAX),
+        pieces_hash: Hash::of(&pieces.blake3),
+        info_hash,
+        toc: TocLocation {
+            offset: HEADER_FRAME_BYTES + TOC_FRAME_HEADER_BYTES,
+            len: image.toc_len,
+            raw_len: image.toc.len() as u64,
+        },
+        container_bytes: CONTAINER_BYTES,
+        entries: image.tree.nodes().len() as u64,
+        content_bytes: image.tree.nodes().iter().map(|node| data_bytes(&node.kind)).sum(),
+        architecture: image.facts.architecture.clone(),
+        distribution: image.facts.distribution.clone(),
+        kernel: image.facts.kernel.clone(),
+        boot: image.facts.boot,
+        root_file_system: FileSystem {
+            kind: "ext4".to_owned(),
+            // QUIRK(GRUB <= 2.06, e2fsck < 1.47): cannot read what mke2fs >= 1.47 turns on by default.
+            features: vec!["^metadata_csum_seed".to_owned(), "^orphan_file".to_owned()],
+        },
+    }
+}
+
+/// Hashes every piece twice: SHA-1 for the metainfo (BEP 3), BLAKE3 for the manifest.
+pub(crate) fn hash_pieces(file: &File, len: u64, piece_size: u64) -> Result<Pieces> {
+    let count = u32::try_from(len.div_ceil(piece_size)).context("the image has too many pieces")?;
+    let bar = progress::bytes("hashing", len);
+    let next = AtomicU32::new(0);
+    let done: Mutex<Vec<(u32, [u8; 20], Hash)>> = Mutex::default();
+    let work = || -> Result<()> {
+        let mut piece = vec![0; usize::try_from(piece_size)?];
+        loop {
+            let index = next.fetch_add(1, Ordering::Relaxed);
+            if index >= count {
+                return Ok(());
+            }
+            let start = u64::from(index) * piece_size;
+            piece.truncate(usize::try_from(piece_size.min(len - start))?);
+            file.read_exact_at(&mut piece, start).context("reading the image back")?;
+            let sha1: [u8; 20] = Sha1::digest(&piece).into();
+            let hashes = (index, sha1, Hash::of(&piece));
+            done.lock().map_err(|_| anyhow!("a hashing thread ended abnormally"))?.push(hashes);
+            bar.inc(piece.len() as u64);
+        }
+    };
+    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    std::thread::scope(|scope| {
+        let handles: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        handles.into_iter().try_for_each(|handle| {
+            handle.join().map_err(|_| anyhow!("a hashing thread ended abnormally")).and_then(|result| result)
+        })
+    })?;
+    bar.finish_and_clear();
+    let mut done = done.into_inner().map_err(|_| anyhow!("a hashing thread ended abnormally"))?;
+    done.sort_by_key(|(index, ..)| *index);
+    let blake3 = done.iter().flat_map(|(_, _, hash)| *hash.as_bytes()).collect();
+    Ok(Pieces { sha1: done.into_iter().map(|(_, sha1, _)| sha1).collect(), blake3 })
+}

@@ -1,0 +1,202 @@
+//! A directory -> an image.
+
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, anyhow, bail};
+use clap::Args;
+use image_apply::{FileType, Inode, open_directory, open_root, read_inode};
+use image_format::{DataExtent, FileContent, Metadata, Node, NodeKind, Tree};
+use rustix::fs::SeekFrom;
+
+use crate::build::{self, BuildOptions};
+use crate::contents::{DirectoryContents, Stamp};
+use crate::exclude::{self, Excludes};
+use crate::pending::directory_of;
+use crate::text;
+
+/// What to capture and where to.
+#[derive(Debug, Args)]
+pub(crate) struct CaptureArguments {
+    /// The root directory of the system to capture.
+    directory: PathBuf,
+    #[command(flatten)]
+    build: BuildOptions,
+    /// Leave out what matches, with all beneath it: a path from the root, with `*`, `?` and `**`. May be repeated.
+    #[arg(long, value_name = "PATTERN")]
+    exclude: Vec<String>,
+    /// Keep also the contents of /proc, /sys, /dev, /run, /tmp, /var/tmp and the package caches.
+    #[arg(long)]
+    no_default_excludes: bool,
+    /// Leave out what is on other file systems than the directory itself.
+    #[arg(long)]
+    one_file_system: bool,
+}
+
+/// Makes the image.
+pub(crate) fn run(arguments: &CaptureArguments) -> Result<()> {
+    let mut excludes = Excludes::default();
+    if !arguments.no_default_excludes {
+        exclude::DEFAULTS.iter().for_each(|pattern| excludes.add(pattern));
+    }
+    arguments.exclude.iter().for_each(|pattern| excludes.add(pattern));
+    let doing = || format!("opening the directory {}", arguments.directory.display());
+    let root = open_root(&arguments.directory).with_context(doing)?;
+    refuse_output_inside(&arguments.directory, &arguments.build.output, &excludes)?;
+    let walk = Walk { root: &root, excludes: &excludes, one_file_system: arguments.one_file_system };
+    let (tree, stamps) = walk.run()?;
+    build::build(&tree, &DirectoryContents { root, stamps }, &arguments.build)
+}
+
+/// An output that lies in what is captured would change while it is read.
+fn refuse_output_inside(directory: &Path, output: &Path, excludes: &Excludes) -> Result<()> {
+    let (Ok(root), Ok(place)) = (directory.canonicalize(), directory_of(output).canonicalize()) else {
+        return Ok(());
+    };
+    let Ok(inside) = place.strip_prefix(&root) else { return Ok(()) };
+    let mut above = inside.join(output.file_name().unwrap_or_default());
+    loop {
+        if excludes.matches(above.as_os_str().as_bytes()) {
+            return Ok(());
+        }
+        if !above.pop() || above.as_os_str().is_empty() {
+            bail!(
+                "the output {} lies in the directory that is captured; write it elsewhere or exclude its place",
+                output.display()
+            );
+        }
+    }
+}
+
+/// One walk over a directory.
+struct Walk<'a> {
+    root: &'a OwnedFd,
+    excludes: &'a Excludes,
+    one_file_system: bool,
+}
+
+impl Walk<'_> {
+    fn run(&self) -> Result<(Tree, Vec<Stamp>)> {
+        let mut nodes: Vec<Node> = Vec::new();
+        let mut stamps = Vec::new();
+        let mut first_names: HashMap<((u32, u32), u64), usize> = HashMap::new();
+        let mut home = None;
+        // What is still to visit, the next one last.
+        let mut pending: Vec<Vec<u8>> = vec![Vec::new()];
+        let mut parent: Option<(Vec<u8>, OwnedFd)> = None;
+        while let Some(path) = pending.pop() {
+            let (directory, name) = split(&path);
+            let fd = self.open_parent(&mut parent, directory).with_context(|| reading(&path))?;
+            let inode = read_inode(fd, name).with_context(|| reading(&path))?;
+            let home = *home.get_or_insert(inode.file_system);
+            if self.one_file_system && inode.file_system != home {
+                continue;
+            }
+            let key = (inode.file_system, inode.number);
+            let is_again = inode.links > 1 && inode.file_type != FileType::Directory;
+            let (metadata, xattrs, kind) = match first_names.get(&key).filter(|_| is_again) {
+                Some(&to) => (Metadata::default(), Vec::new(), NodeKind::HardLink { to }),
+                None => {
+                    if is_again {
+                        first_names.insert(key, nodes.len());
+                    }
+                    let kind = kind(fd, name, &inode).with_context(|| reading(&path))?;
+                    (inode.metadata, inode.xattrs.clone(), kind)
+                }
+            };
+            stamps.push(Stamp::of(&inode));
+            if let (NodeKind::Directory, Some(fd)) = (&kind, &inode.fd) {
+                self.push_names(&path, fd, &mut pending).with_context(|| reading(&path))?;
+            }
+            nodes.push(Node { path, metadata, xattrs, kind });
+        }
+        let tree = Tree::new(nodes).map_err(|error| anyhow!("the image cannot hold {error}"))?;
+        Ok((tree, stamps))
+    }
+
+    /// The directory `path`; neighbours share it.
+    fn open_parent<'a>(
+        &self,
+        cache: &'a mut Option<(Vec<u8>, OwnedFd)>,
+        path: &[u8],
+    ) -> std::io::Result<BorrowedFd<'a>> {
+        let fd = match cache.take() {
+            Some((open, fd)) if open == path => fd,
+            _ => open_directory(self.root.as_fd(), path)?,
+        };
+        Ok(cache.insert((path.to_vec(), fd)).1.as_fd())
+    }
+
+    /// The names in a directory that are not left out, so that they are popped in ascending order.
+    fn push_names(&self, path: &[u8], directory: &OwnedFd, pending: &mut Vec<Vec<u8>>) -> Result<()> {
+        let mut names = Vec::new();
+        for entry in rustix::fs::Dir::read_from(directory)? {
+            let name = entry?.file_name().to_bytes().to_vec();
+            if name != b"." && name != b".." {
+                names.push(name);
+            }
+        }
+        names.sort_unstable_by(|a, b| b.cmp(a));
+        for name in names {
+            let child = if path.is_empty() { name } else { [path, b"/", &name].concat() };
+            if !self.excludes.matches(&child) {
+                pending.push(child);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn reading(path: &[u8]) -> String {
+    let hint =
+        if rustix::process::geteuid().is_root() { "" } else { " (a whole system is captured as root)" };
+    format!("reading /{}{hint}", text::path(path))
+}
+
+fn split(path: &[u8]) -> (&[u8], &[u8]) {
+    match path.iter().rposition(|&byte| byte == b'/') {
+        Some(slash) => (path.get(..slash).unwrap_or_default(), path.get(slash + 1..).unwrap_or_default()),
+        None => (&[], path),
+    }
+}
+
+fn kind(parent: BorrowedFd<'_>, name: &[u8], inode: &Inode) -> Result<NodeKind> {
+    let (major, minor) = inode.device;
+    Ok(match inode.file_type {
+        FileType::Directory => NodeKind::Directory,
+        FileType::File => {
+            let fd = inode.fd.as_ref().context("the file is not open")?;
+            NodeKind::File(FileContent { size: inode.size, extents: data_extents(fd, inode.size)? })
+        }
+        FileType::Symlink => {
+            let target = rustix::fs::readlinkat(parent, OsStr::from_bytes(name), Vec::new())?;
+            NodeKind::Symlink { target: target.into_bytes() }
+        }
+        FileType::CharDevice => NodeKind::CharDevice { major, minor },
+        FileType::BlockDevice => NodeKind::BlockDevice { major, minor },
+        FileType::Fifo => NodeKind::Fifo,
+        FileType::Socket => NodeKind::Socket,
+    })
+}
+
+/// What the file system says is data.
+fn data_extents(file: &OwnedFd, size: u64) -> Result<Vec<DataExtent>> {
+    let mut extents = Vec::new();
+    let mut at = 0;
+    while at < size {
+        let offset = match rustix::fs::seek(file, SeekFrom::Data(at)) {
+            Ok(offset) if offset < size => offset,
+            Ok(_) | Err(rustix::io::Errno::NXIO) => break,
+            // No holes on this file system.
+            Err(rustix::io::Errno::INVAL) => return Ok(FileContent::plain(size).extents),
+            Err(error) => return Err(error.into()),
+        };
+        let end = rustix::fs::seek(file, SeekFrom::Hole(offset))?.min(size);
+        extents.push(DataExtent { offset, len: end - offset });
+        at = end;
+    }
+    Ok(extents)
+}

@@ -1,0 +1,134 @@
+//! An image -> a directory, by the same writer that nodes use.
+
+use std::num::NonZero;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use clap::Args;
+use image_apply::{Applier, verify_tree};
+
+use crate::image_file::ImageFile;
+use crate::pending::directory_of;
+use crate::progress;
+use crate::text;
+
+/// What to extract and where to.
+#[derive(Debug, Args)]
+pub(crate) struct ExtractArguments {
+    /// The image.
+    image: PathBuf,
+    /// The directory to make; an empty one may be there.
+    #[arg(short = 'C', long, value_name = "DIR")]
+    directory: PathBuf,
+    /// A minisign public key that may have signed the image. May be repeated.
+    #[arg(long, value_name = "PUB")]
+    trust: Vec<PathBuf>,
+}
+
+/// Writes the tree and reads it back.
+pub(crate) fn run(arguments: &ExtractArguments) -> Result<()> {
+    ensure!(rustix::process::geteuid().is_root(), "extract sets owners and makes devices: run it as root");
+    let image = ImageFile::open(&arguments.image, &arguments.trust)?;
+    let target = &arguments.directory;
+    let place = Place::prepare(target)?;
+    let result = write_tree(&image, place.directory());
+    match result {
+        Ok(()) => place.keep(target)?,
+        Err(error) => {
+            place.discard();
+            return Err(error);
+        }
+    }
+    let bytes = image
+        .manifest
+        .as_ref()
+        .map_or_else(String::new, |m| format!(" with {}", text::bytes(m.content_bytes)));
+    println!("{}: {} entries{bytes}, read back and equal", target.display(), image.toc.entries().len());
+    Ok(())
+}
+
+/// Where the tree is made: beside its name until it is complete, unless the name is a mount point.
+enum Place {
+    Beside(PathBuf),
+    MountPoint(PathBuf),
+}
+
+impl Place {
+    fn prepare(target: &Path) -> Result<Self> {
+        let shown = target.display();
+        let parent = directory_of(target);
+        match std::fs::read_dir(target) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error).with_context(|| format!("opening {shown}")),
+            Ok(mut entries) => {
+                let is_lost_and_found = |name: &std::ffi::OsStr| name.as_bytes() == b"lost+found";
+                let foreign =
+                    entries.any(|entry| !entry.is_ok_and(|entry| is_lost_and_found(&entry.file_name())));
+                ensure!(!foreign, "{shown} is not empty; name a directory that is not there");
+                let device =
+                    |path: &Path| std::fs::metadata(path).map(|it| std::os::unix::fs::MetadataExt::dev(&it));
+                if device(target)? != device(&parent)? {
+                    return Ok(Self::MountPoint(target.to_owned()));
+                }
+            }
+        }
+        let name = target.file_name().with_context(|| format!("{shown} is no name for a new directory"))?;
+        let beside = parent.join(format!(".{}.{}.tmp", name.to_string_lossy(), std::process::id()));
+        std::fs::create_dir(&beside).with_context(|| format!("creating {}", beside.display()))?;
+        Ok(Self::Beside(beside))
+    }
+
+    fn directory(&self) -> &Path {
+        match self {
+            Self::Beside(path) | Self::MountPoint(path) => path,
+        }
+    }
+
+    fn keep(self, target: &Path) -> Result<()> {
+        match self {
+            Self::Beside(path) => {
+                std::fs::rename(&path, target).with_context(|| format!("naming {}", target.display()))
+            }
+            Self::MountPoint(_) => Ok(()),
+        }
+    }
+
+    /// Nothing half written stays, except in a file system that was mounted for it.
+    fn discard(self) {
+        if let Self::Beside(path) = self {
+            if let Err(error) = std::fs::remove_dir_all(&path) {
+                eprintln!("image-tools: removing the incomplete {}: {error}", path.display());
+            }
+        }
+    }
+}
+
+fn write_tree(image: &ImageFile, directory: &Path) -> Result<()> {
+    let applier = Applier::begin(directory, Arc::clone(&image.toc))?;
+    let bar = progress::bytes("extracting", image.len);
+    let next = AtomicU32::new(0);
+    let work = || -> Result<()> {
+        while let Some(index) = image.toc.frame_index(next.fetch_add(1, Ordering::Relaxed)) {
+            let Some(frame) = image.toc.frame(index) else { bail!("frame {} is not there", index.get()) };
+            applier.write_frame(index, &image.read_frame(frame)?)?;
+            bar.inc(u64::from(frame.len));
+        }
+        Ok(())
+    };
+    let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
+    std::thread::scope(|scope| {
+        let handles: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        handles.into_iter().try_for_each(|handle| {
+            handle.join().map_err(|_| anyhow!("a writing thread ended abnormally")).and_then(|result| result)
+        })
+    })?;
+    bar.finish_and_clear();
+    let tree = applier.finish()?;
+    let bar = progress::bytes("reading back", tree.bytes);
+    verify_tree(directory, &image.toc, &|bytes| bar.inc(bytes))?;
+    bar.finish_and_clear();
+    Ok(())
+}
