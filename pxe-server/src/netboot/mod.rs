@@ -3,7 +3,6 @@
 //! Never decides what a node boots: that is [`BootPolicy`]'s. Never changes the interface or its addresses.
 //!
 //! Read first: [`Netboot`], [`NetbootConfig`], [`BootPolicy`].
-#![allow(dead_code, reason = "the control plane calls this module")]
 
 mod boot_files;
 mod dhcp;
@@ -28,7 +27,7 @@ use self::dhcp::{BootNames, Dhcp, POOL_ADDRESSES_MAX, Prefix, Settings, Subnet};
 use self::http::Http;
 use self::tftp::Tftp;
 
-pub(crate) use policy::{Architecture, BootDecision, BootFiles, BootPolicy, BootRequest, DhcpSeen, Program};
+pub(crate) use policy::{BootDecision, BootFiles, BootPolicy, BootRequest, DhcpSeen, Program};
 
 /// Where Debian's package `ipxe` puts its boot programs.
 pub(crate) const BOOT_FILES_DIR: &str = "/usr/lib/ipxe";
@@ -68,7 +67,6 @@ pub(crate) struct Netboot {
     tftp: Tftp,
     http: Http,
     http_address: SocketAddrV4,
-    missing_boot_files: Vec<String>,
 }
 
 /// What the services have done since they began.
@@ -116,9 +114,9 @@ impl Netboot {
         if let Some(warning) = net::neighbour_table_warning(pool_size(&pool)) {
             warn!("{warning}");
         }
-        let (programs, missing_boot_files) = BootPrograms::read(&config.boot_files)?;
-        for missing in &missing_boot_files {
-            warn!("{missing}");
+        let (programs, missing) = BootPrograms::read(&config.boot_files)?;
+        for sentence in missing {
+            warn!("{sentence}");
         }
         let x64_http = programs.name(boot_files::UEFI_HTTP).or_else(|| programs.name(boot_files::UEFI));
         let settings = Settings {
@@ -153,17 +151,12 @@ impl Netboot {
             interface = config.interface, %address, network = %prefix, pool = %format_args!("{}-{}", pool.start(), pool.end()),
             http = %http_address, "waiting for nodes"
         );
-        Ok(Self { dhcp, tftp, http, http_address, missing_boot_files })
+        Ok(Self { dhcp, tftp, http, http_address })
     }
 
     /// Address and port of scripts and boot files, as nodes reach them.
     pub(crate) fn http_address(&self) -> SocketAddrV4 {
         self.http_address
-    }
-
-    /// One sentence for each boot program that is missing, and what to do about it.
-    pub(crate) fn missing_boot_files(&self) -> &[String] {
-        &self.missing_boot_files
     }
 
     /// What the services have done so far.
@@ -186,6 +179,7 @@ impl Netboot {
 
     /// Stops every service and waits until its listening sockets are closed.
     pub(crate) async fn shutdown(self) {
+        info!(counts = ?self.counts(), "netboot stops");
         self.dhcp.shutdown().await;
         self.tftp.shutdown().await;
         self.http.shutdown().await;
@@ -201,7 +195,7 @@ fn checked_pool(
     let Some(pool) = wanted else {
         let last = u32::from(prefix.broadcast()) - 1;
         let half = (u32::MAX >> prefix.len()) / 2;
-        return Ok(Ipv4Addr::from(last - half.min(POOL_ADDRESSES_MAX - 1) + 1)..=Ipv4Addr::from(last));
+        return Ok(Ipv4Addr::from(last - half.min(POOL_ADDRESSES_MAX) + 1)..=Ipv4Addr::from(last));
     };
     let (first, last) = (pool.start(), pool.end());
     ensure!(first <= last, "the pool {first}-{last} is the wrong way round; write {last}-{first}");

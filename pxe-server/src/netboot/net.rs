@@ -119,8 +119,8 @@ fn port_error(transport: Transport, address: SocketAddrV4, error: io::Error) -> 
 /// `dnsmasq (pid 812)`, as far as /proc tells us.
 fn user_of(transport: Transport, port: u16) -> Option<String> {
     let table = fs::read_to_string(match transport {
-        Transport::Udp => "/proc/net/udp",
-        Transport::Tcp => "/proc/net/tcp",
+        Transport::Udp => "/proc/thread-self/net/udp",
+        Transport::Tcp => "/proc/thread-self/net/tcp",
     });
     let inodes = socket_inodes(&table.ok()?, port);
     for process in fs::read_dir("/proc").ok()?.flatten() {

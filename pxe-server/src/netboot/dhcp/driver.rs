@@ -191,7 +191,8 @@ impl Driver {
 }
 
 fn tell(seen: &DhcpSeen, action: &Action) {
-    let DhcpSeen { mac, program, address, .. } = seen;
+    let DhcpSeen { mac, program, uuid, vendor_class, address } = seen;
+    debug!(node = %mac, ?uuid, ?vendor_class, "DHCP packet answered");
     match (action, program) {
         (Action::Store { .. }, Program::System) => debug!(node = %mac, %address, ?program, "lease"),
         (Action::Store { .. }, _) => info!(node = %mac, %address, ?program, "lease"),

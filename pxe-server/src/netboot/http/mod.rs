@@ -165,6 +165,7 @@ async fn boot_script(
             BootDecision::Agent { .. } => "agent",
             BootDecision::Ignore => "ignore",
         };
+        debug!(node = %request.mac, uuid = ?request.uuid, serial = ?request.serial, "boot script asked for");
         info!(node = %request.mac, address = %request.address, firmware = %request.platform, boot = said, "boot script");
         shared.counters.scripts.fetch_add(1, Ordering::Relaxed);
         match decision {

@@ -103,7 +103,9 @@ pub(super) fn ignore() -> String {
 
 /// For whoever asked without saying who it is.
 pub(super) fn ask_again(place: &Place) -> String {
-    let mut script = begin("asking again with this node's address");
+    let mut script = begin("asking again with the hardware address");
+    // Should it still be missing then, the server is not asked without a pause.
+    line(&mut script, "sleep 2");
     line(&mut script, &chain(place));
     line(&mut script, "exit 1");
     script

@@ -39,7 +39,7 @@ fn names_are_taken_as_firmware_means_them() {
 #[test]
 fn options_are_taken_where_they_make_sense() {
     let request =
-        read(b"f\0OCTET\0BlkSize\01468\0tsize\00\0windowsize\04\0timeout\03\0multicast\0\0").unwrap();
+        read(b"f\0OCTET\0BlkSize\x001468\0tsize\x000\0windowsize\x004\0timeout\x003\0multicast\0\0").unwrap();
     let expected = ReadRequest {
         name: "f".into(),
         blksize: Some(1468),
@@ -51,9 +51,9 @@ fn options_are_taken_where_they_make_sense() {
     let plain = ReadRequest { name: "f".into(), ..ReadRequest::default() };
     for odd in [
         &b"f\0octet"[..],
-        b"f\0octet\0blksize\07\0",
-        b"f\0octet\0blksize\099999\0",
-        b"f\0octet\0timeout\00\0\0\0\0",
+        b"f\0octet\0blksize\x007\0",
+        b"f\0octet\0blksize\x0099999\0",
+        b"f\0octet\0timeout\x000\0\0\0\0",
     ] {
         assert_eq!(read(odd).as_ref(), Some(&plain), "{}", String::from_utf8_lossy(odd));
     }
@@ -250,7 +250,7 @@ fn repeated_acknowledgements_of_single_blocks_are_not_answered() {
 #[test]
 fn size_probe_ends_the_transfer_at_once() {
     let mut world = World::new(&file(1000), 1468, 4);
-    assert_eq!(world.send(), [b"\0\x06tsize\01000\0blksize\01468\0windowsize\04\0".to_vec()]);
+    assert_eq!(world.send(), [b"\0\x06tsize\x001000\0blksize\x001468\0windowsize\x004\0".to_vec()]);
     world.transfer.handle_packet(world.now, &error(8, "User aborted the transfer"));
     assert_eq!(world.transfer.outcome(), Some(Outcome::Aborted(8)));
     assert_eq!((world.send().len(), world.transfer.poll_timeout()), (0, None));
@@ -336,7 +336,7 @@ fn resends_come_when_the_node_asked_for_them() {
     let mut transfer = Transfer::start(&request, file(600).into(), now);
     let mut out = Vec::new();
     assert!(transfer.poll_send(now, &mut out));
-    assert_eq!(out, b"\0\x06timeout\030\0");
+    assert_eq!(out, b"\0\x06timeout\x0030\0");
     assert_eq!(transfer.poll_timeout(), Some(now + Duration::from_secs(30)));
     transfer.handle_timeout(now + Duration::from_secs(29));
     assert!(!transfer.poll_send(now, &mut out), "too early");
