@@ -156,9 +156,10 @@ impl Swarm {
     /// When a waiting peer may take over a slot that does nothing.
     pub(super) fn next_slot_change(&self) -> Option<Moment> {
         self.next_waiting()?;
-        let changes = self.slots.iter().map(|slot| match slot.idle_since {
-            Some(since) => since.plus(SLOT_GRACE),
-            None => slot.progress_at.plus(SLOT_STALL),
+        let changes = self.slots.iter().map(|slot| match self.slot_work(slot) {
+            // Only an idle slot is given up for its idleness; one that is full was idle before its last refill.
+            SlotWork::Idle => slot.idle_since.unwrap_or(self.now).plus(SLOT_GRACE),
+            SlotWork::Send(_) | SlotWork::Full | SlotWork::Done => slot.progress_at.plus(SLOT_STALL),
         });
         changes.min()
     }

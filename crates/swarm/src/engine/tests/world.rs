@@ -3,7 +3,7 @@
 //! Everything that crosses a link is encoded and decoded. After each step the engines' invariants are checked,
 //! and that each request is answered exactly once.
 
-use crate::engine::*;
+use super::super::*;
 use crate::geometry::{Block, Geometry};
 use crate::metainfo::InfoHash;
 use crate::piece_set::PieceSet;
@@ -84,6 +84,8 @@ pub(super) struct World {
     lives: Vec<u64>,
     /// HAVE and `es_have` messages that crossed a link.
     pub(super) have_messages: u64,
+    /// A hash over everything that happened.
+    pub(super) trace: u64,
 }
 
 pub(super) const SECRET: Secret = Secret([42; 32]);
@@ -101,6 +103,7 @@ impl World {
             sequence: 0,
             lives: Vec::new(),
             have_messages: 0,
+            trace: 0,
         }
     }
 
@@ -331,6 +334,9 @@ impl World {
     }
 
     fn deliver(&mut self, link: usize, end: usize, bytes: &[u8]) {
+        let mixed = [link as u64, end as u64, bytes.len() as u64, self.now.since_origin().as_micros() as u64];
+        self.trace =
+            mixed.iter().fold(self.trace, |trace, part| (trace ^ part).wrapping_mul(0x100_0000_01b3));
         let Some((node, key)) = self.end_of(link, end) else { return };
         let now = self.now;
         let side = self.links[link].ends[end].as_mut().unwrap();
