@@ -5,13 +5,19 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use node_api::{Directive, Recovery, Stage};
+use node_api::{Directive, FirmwareKind, Recovery, Stage};
 
 use crate::console;
+use crate::deploy::{self, Node};
 use crate::failure::{BackOff, Failure, StageError};
+use crate::hardware::Hardware;
+use crate::objects::ServerObjects;
 use crate::report::{self, Reporter};
 use crate::secrets::RUN_DIRECTORY;
-use crate::stage::{Done, enrol, network, start};
+use crate::stage::enrol::{self, Enrolled};
+use crate::stage::network::{self, Online};
+use crate::stage::start::{self, Started};
+use crate::stage::{Done, await_task, drivers, probe};
 use crate::supervise::{EXIT_POWER_OFF, EXIT_REBOOT};
 
 /// First pause before a failed stage is tried again.
@@ -20,6 +26,13 @@ const RETRY_FIRST: Duration = Duration::from_secs(2);
 const RETRY_LIMIT: Duration = Duration::from_mins(1);
 /// Time for a person to read the reason before the node reboots, and for the server to hear it.
 const REBOOT_PAUSE: Duration = Duration::from_secs(20);
+
+/// A deployment that failed for a reason that may pass is tried so often before the node boots again.
+const DEPLOY_TRIES_MAX: u32 = 8;
+/// See [`DEPLOY_TRIES_MAX`].
+const DEPLOY_RETRY_FIRST: Duration = Duration::from_secs(5);
+/// See [`DEPLOY_TRIES_MAX`].
+const DEPLOY_RETRY_LIMIT: Duration = Duration::from_mins(2);
 
 /// How the agent's life ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,11 +73,64 @@ async fn live(reporter: &Reporter) -> End {
 
 async fn stages(reporter: &Reporter) -> Result<End, End> {
     let started = again(reporter, Stage::Start, async || start::run()).await?;
+    let hardware = again(reporter, Stage::Probe, async || probe::run().await).await?;
     let online = again(reporter, Stage::Network, async || network::run(started.boot_mac).await).await?;
     let enrolled =
         again(reporter, Stage::Enrol, async || enrol::run(&started, &online.interface).await).await?;
-    tokio::spawn(report::send(reporter.clone(), enrolled.session.clone(), enrolled.report_interval));
-    Ok(End::Reboot)
+    let session = &enrolled.session;
+    let lost = report::send(reporter.clone(), session.clone(), enrolled.report_interval);
+    tokio::select! {
+        end = enrolled_stages(reporter, &started, &online, &enrolled, &hardware) => end,
+        lost = lost => {
+            tracing::error!("{lost}; the node boots again");
+            Err(End::Reboot)
+        }
+    }
+}
+
+/// What needs the server: hardware by hash, tasks, the installation.
+async fn enrolled_stages(
+    reporter: &Reporter,
+    started: &Started,
+    online: &Online,
+    enrolled: &Enrolled,
+    hardware: &Hardware,
+) -> Result<End, End> {
+    let objects = ServerObjects::new(enrolled.session.clone());
+    let deny = &enrolled.module_deny;
+    let inventory =
+        again(reporter, Stage::Drivers, async || drivers::run(hardware, &objects, deny).await).await?;
+    reporter.inventory(inventory);
+    if started.firmware == FirmwareKind::Uefi
+        && let Err(problem) = start::mount_efivarfs()
+    {
+        tracing::warn!("{problem}; the firmware's boot order stays as it is");
+    }
+    let boot_mac = started.boot_mac.unwrap_or(online.interface.mac.0);
+    let session = &enrolled.session;
+    let node = Node { started, boot_mac, session, hardware, objects: &objects, reporter };
+    let mut pauses = BackOff::new(DEPLOY_RETRY_FIRST, DEPLOY_RETRY_LIMIT);
+    for _ in 0..DEPLOY_TRIES_MAX {
+        let failure = match deploy_once(&node).await {
+            Ok(end) => return Ok(end),
+            Err(failure) => failure,
+        };
+        if failure.recovery == Recovery::Reboot {
+            break;
+        }
+        // The server gives the next task by what it knows of this failure, so it must know before it is asked.
+        reporter.all_stored().await;
+        tokio::time::sleep(pauses.pause()).await;
+    }
+    Err(reboot_after_failure(reporter).await)
+}
+
+/// Waits for a task and carries it out.
+async fn deploy_once(node: &Node<'_>) -> Result<End, Failure> {
+    let waiting = await_task::run(node.session, node.started);
+    let accepted = once(node.reporter, Stage::Await, waiting).await?;
+    let installed = deploy::install(node, &accepted).await?;
+    Ok(deploy::leave(node, &accepted, installed).await)
 }
 
 /// Runs a stage until it ends well; its error says how to go on.
@@ -88,7 +154,7 @@ where
 }
 
 /// Runs a stage once and tells everybody how it went.
-async fn once<T, E: StageError>(
+pub(crate) async fn once<T, E: StageError>(
     reporter: &Reporter,
     stage: Stage,
     work: impl Future<Output = Result<Done<T>, E>>,

@@ -8,10 +8,16 @@
 mod api;
 mod chroot;
 mod console;
+mod deploy;
+mod disk;
 mod failure;
 mod hardware;
+mod image;
 mod life;
 mod net;
+mod objects;
+mod peer;
+mod pieces;
 mod report;
 mod secrets;
 mod stage;

@@ -42,6 +42,12 @@ pub enum ChooseError {
 }
 
 impl ChooseError {
+    /// Whether more disks could change it: those that come late, or after a person plugged one in.
+    #[must_use]
+    pub const fn may_pass(&self) -> bool {
+        matches!(self, Self::NoDisk | Self::NoMatch { .. })
+    }
+
     /// A short stable word for events and tests.
     #[must_use]
     pub const fn code(&self) -> &'static str {

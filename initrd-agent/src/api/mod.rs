@@ -73,6 +73,14 @@ impl Server {
 }
 
 impl Session {
+    /// A session with nobody.
+    #[cfg(test)]
+    pub(crate) fn with_nobody() -> Self {
+        let nobody = SocketAddr::from(([127, 0, 0, 1], 9));
+        let pin = KeyPin::parse(&"00".repeat(32)).unwrap();
+        Self { client: Arc::new(Client::new(nobody, pin).unwrap()), secret: "none".into() }
+    }
+
     /// Waits up to about 25 s for a task; `None` while there is none.
     pub(crate) async fn task(&self) -> Result<Option<SignedTask>, ApiError> {
         let path = format!("{}?wait_s={}", paths::TASK, LONG_POLL.as_secs());

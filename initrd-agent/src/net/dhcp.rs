@@ -183,7 +183,6 @@ fn random_xid() -> Result<u32, DhcpError> {
     getrandom::u32().map_err(|error| DhcpError::Message(error.to_string()))
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "shape of map_err")]
 fn message_error(error: dhcp_wire::EncodeError) -> DhcpError {
     DhcpError::Message(error.to_string())
 }

@@ -5,3 +5,6 @@
 pub(crate) mod dhcp;
 pub(crate) mod link;
 pub(crate) mod nic;
+
+#[cfg(test)]
+mod tests;

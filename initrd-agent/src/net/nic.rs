@@ -22,7 +22,7 @@ pub(crate) struct Interface {
     pub(crate) mac: MacAddr,
     /// Whether it may belong to a management controller.
     pub(crate) management: bool,
-    directory: PathBuf,
+    pub(super) directory: PathBuf,
 }
 
 impl Interface {

@@ -125,11 +125,16 @@ impl Reporter {
         }
     }
 
-    /// Ends when everything so far is stored, at the latest after `limit`.
-    pub(crate) async fn flush(&self, limit: Duration) {
+    /// Ends when every event so far is stored.
+    pub(crate) async fn all_stored(&self) {
         let last = self.queue().unstored().0;
         self.shared.urgent.notify_one();
-        let _ = timeout(limit, self.stored(last)).await;
+        self.stored(last).await;
+    }
+
+    /// Ends when every event so far is stored, at the latest after `limit`.
+    pub(crate) async fn flush(&self, limit: Duration) {
+        let _ = timeout(limit, self.all_stored()).await;
     }
 
     /// What the server told this node to do, as it changes.
@@ -177,7 +182,8 @@ impl Reporter {
 }
 
 /// The session is of no use any more; the node needs a new boot.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
+#[error("the server no longer knows this session")]
 pub(crate) struct SessionLost;
 
 /// Sends reports for ever; ends only when the server no longer knows the session.

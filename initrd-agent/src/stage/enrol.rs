@@ -37,7 +37,6 @@ const PLACEHOLDERS: [&str; 8] = [
 /// The server knows this node.
 pub(crate) struct Enrolled {
     pub(crate) session: Session,
-    pub(crate) node: String,
     pub(crate) report_interval: Duration,
     pub(crate) module_deny: Vec<String>,
 }
@@ -78,7 +77,7 @@ pub(crate) async fn run(started: &Started, interface: &Interface) -> Result<Done
     set_clock(&reply);
     let detail = format!("{} at {}", reply.node, server.address());
     let report_interval = Duration::from_millis(reply.report_interval_ms);
-    let enrolled = Enrolled { session, node: reply.node, report_interval, module_deny: reply.module_deny };
+    let enrolled = Enrolled { session, report_interval, module_deny: reply.module_deny };
     Ok(Done { value: enrolled, detail })
 }
 

@@ -32,7 +32,6 @@ const RESOLV_CONF: &str = "/etc/resolv.conf";
 #[derive(Clone, Debug)]
 pub(crate) struct Online {
     pub(crate) interface: Interface,
-    pub(crate) lease: Lease,
 }
 
 /// Why there is no network yet; asking goes on.
@@ -84,8 +83,8 @@ pub(crate) async fn run(boot_mac: Option<[u8; 6]>) -> Result<Done<Online>, Netwo
             Ok(lease) => {
                 write_resolv_conf(&lease);
                 let detail = describe(&interface, &lease);
-                tokio::spawn(dhcp::keep(links, interface.clone(), lease.clone()));
-                return Ok(Done { value: Online { interface, lease }, detail });
+                tokio::spawn(dhcp::keep(links, interface.clone(), lease));
+                return Ok(Done { value: Online { interface }, detail });
             }
             Err(reason) => {
                 tracing::warn!("{reason}");

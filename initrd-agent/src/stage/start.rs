@@ -16,6 +16,8 @@ use crate::failure::StageError;
 use crate::secrets::{BootSecrets, RUN_DIRECTORY};
 use crate::supervise::AGENT_PATH;
 
+/// Says to later agents of this boot that the initrd was whole, and of how many files.
+const CHECKED_FILE: &str = "initrd-checked";
 /// Errors and worse on the console, the rest in the log.
 const PRINTK_LEVELS: &str = "4 4 1 7";
 
@@ -191,8 +193,13 @@ fn check(
     })
 }
 
-/// Compares every file with the manifest that was packed first. Returns their number.
+/// Compares every file with the manifest that was packed first, once per boot: later the modules are deleted to
+/// free their memory. Returns the number of files.
 fn check_initrd() -> Result<usize, StartError> {
+    let checked = Path::new(RUN_DIRECTORY).join(CHECKED_FILE);
+    if let Some(files) = fs::read_to_string(&checked).ok().and_then(|text| text.parse().ok()) {
+        return Ok(files);
+    }
     let manifest = InitrdManifest::parse(read(INITRD_MANIFEST_PATH)?.as_bytes())
         .map_err(|error| StartError::Initrd(format!("{INITRD_MANIFEST_PATH}: {error}")))?;
     let release = rustix::system::uname().release().to_string_lossy().into_owned();
@@ -203,7 +210,12 @@ fn check_initrd() -> Result<usize, StartError> {
         )));
     }
     match first_damaged(Path::new("/"), &manifest) {
-        None => Ok(manifest.files.len()),
+        None => {
+            // Best effort: without it the next agent of this boot finds missing modules and boots again.
+            let _ = fs::create_dir_all(RUN_DIRECTORY)
+                .and_then(|()| fs::write(checked, manifest.files.len().to_string()));
+            Ok(manifest.files.len())
+        }
         Some(problem) => Err(StartError::Initrd(problem)),
     }
 }

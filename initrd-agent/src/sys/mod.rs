@@ -1,5 +1,6 @@
 //! The calls into the kernel that have no safe wrapper; the only place with `unsafe`.
 
 pub(crate) mod block;
+pub(crate) mod modules;
 pub(crate) mod packet;
 pub(crate) mod watch;

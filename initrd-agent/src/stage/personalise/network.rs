@@ -4,6 +4,7 @@ use super::tree::{Tree, TreeError};
 
 /// What manages the installed system's network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::enum_variant_names, reason = "NetworkManager is that program's name")]
 pub(super) enum Manager {
     /// netplan.
     Netplan,

@@ -1,0 +1,125 @@
+//! One task from `join` to `handover`: each stage takes what the one before it made.
+
+use std::path::Path;
+
+use node_api::Stage;
+
+use crate::api::Session;
+use crate::disk::{MountError, Mounted};
+use crate::failure::{Failure, StageError};
+use crate::hardware::{Hardware, ObjectSource};
+use crate::life::{End, once};
+use crate::peer::SwarmPeer;
+use crate::report::Reporter;
+use crate::stage::await_task::Accepted;
+use crate::stage::fetch::{self, Fetched};
+use crate::stage::personalise::{OwnSystem, Personal, PersonaliseError, make_own};
+use crate::stage::start::Started;
+use crate::stage::{Done, handover, join, linger, prepare, verify};
+
+/// What every deployment of this boot shares.
+pub(crate) struct Node<'a> {
+    pub(crate) started: &'a Started,
+    pub(crate) boot_mac: [u8; 6],
+    pub(crate) session: &'a Session,
+    pub(crate) hardware: &'a Hardware,
+    pub(crate) objects: &'a dyn ObjectSource,
+    pub(crate) reporter: &'a Reporter,
+}
+
+/// The installed system is complete and the server knows it.
+pub(crate) struct Installed {
+    peer: SwarmPeer,
+    mounted: Mounted,
+}
+
+/// Writes the task's image to the task's disk.
+pub(crate) async fn install(node: &Node<'_>, accepted: &Accepted) -> Result<Installed, Failure> {
+    let Node { session, reporter, .. } = *node;
+    let joined = once(reporter, Stage::Join, join::run(accepted, session)).await?;
+    let mounted = once(reporter, Stage::Prepare, prepare::run(node.hardware, node.objects, accepted)).await?;
+    let fetched =
+        once(reporter, Stage::Fetch, fetch::run(joined, mounted.root(), accepted, session, reporter)).await?;
+    let Fetched { peer, toc, traffic } = fetched;
+    once(reporter, Stage::Verify, verify::run(&mounted, toc, traffic, reporter)).await?;
+    let own = once(reporter, Stage::Personalise, personalise(node, accepted, &mounted)).await?;
+    let (traffic, _) = peer.traffic();
+    let image_id = accepted.image.manifest.image_id.to_string();
+    let told = reporter.installed(&image_id, traffic, own.host_keys);
+    tracing::info!("installed; waiting until the server has stored it");
+    reporter.stored(told).await;
+    Ok(Installed { peer, mounted })
+}
+
+/// Seeds as long as the task says and leaves.
+pub(crate) async fn leave(node: &Node<'_>, accepted: &Accepted, installed: Installed) -> End {
+    let Installed { peer, mounted } = installed;
+    let reporter = node.reporter;
+    let lingering =
+        async { Ok::<_, Never>(linger::run(peer, mounted, accepted.task.linger, reporter).await) };
+    let Ok(()) = once(reporter, Stage::Linger, lingering).await else { return End::Reboot };
+    let going = async { Ok::<_, Never>(handover::run(accepted.task.handover, reporter).await) };
+    once(reporter, Stage::Handover, going).await.unwrap_or(End::Reboot)
+}
+
+async fn personalise(
+    node: &Node<'_>,
+    accepted: &Accepted,
+    mounted: &Mounted,
+) -> Result<Done<OwnSystem>, PersonaliseStageError> {
+    let esp = mounted.mount_esp()?.map(Path::to_owned);
+    if let Err(error) = fetch::remove_journal(mounted.root()) {
+        tracing::warn!("removing the journal: {error}");
+    }
+    let personal = Personal {
+        root: mounted.root(),
+        esp,
+        plan: mounted.plan(),
+        firmware: node.started.firmware,
+        identity: &accepted.task.identity,
+        boot_mac: node.boot_mac,
+        manifest: &accepted.image.manifest_bytes,
+    };
+    let own = make_own(&personal).await?;
+    let detail = format!("{} on /dev/{}", accepted.task.identity.hostname, mounted.disk().name);
+    Ok(Done { value: own, detail })
+}
+
+/// Why the system could not be made this node's own.
+#[derive(Debug, thiserror::Error)]
+enum PersonaliseStageError {
+    #[error(transparent)]
+    Mount(#[from] MountError),
+    #[error(transparent)]
+    Own(#[from] PersonaliseError),
+}
+
+impl StageError for PersonaliseStageError {
+    fn code(&self) -> &'static str {
+        match self {
+            Self::Mount(_) => "mount",
+            Self::Own(error) => error.code(),
+        }
+    }
+
+    fn recovery(&self) -> node_api::Recovery {
+        match self {
+            Self::Mount(_) => node_api::Recovery::Retry,
+            Self::Own(error) => error.recovery(),
+        }
+    }
+}
+
+/// The error of stages that cannot fail.
+#[derive(Debug, thiserror::Error)]
+enum Never {}
+
+impl StageError for Never {
+    fn code(&self) -> &'static str {
+        match *self {}
+    }
+
+    fn recovery(&self) -> node_api::Recovery {
+        match *self {}
+    }
+}

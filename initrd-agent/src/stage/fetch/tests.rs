@@ -1,0 +1,160 @@
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::Path;
+
+use base64::Engine as _;
+use image_format::{FileContent, MemoryImage, Metadata, Node, NodeKind, Tree, build_in_memory};
+use node_api::{Handover, ImageTask, LingerRule, NodeIdentity, SwarmSecret, SwarmTask, Task, TaskBinding};
+use swarm_net::{MemoryStore, Metainfo, Peer, PeerConfig, PieceSet};
+
+use super::*;
+use crate::image::SignedImage;
+
+const SECRET: [u8; 32] = [5; 32];
+
+/// Files of an image by name, with contents that do not compress.
+fn files() -> BTreeMap<&'static str, Vec<u8>> {
+    let noise = |seed: u8, length: usize| {
+        let mut bytes = vec![0; length];
+        blake3::Hasher::new_keyed(&[seed; 32]).finalize_xof().fill(&mut bytes);
+        bytes
+    };
+    BTreeMap::from([
+        ("big", noise(1, 9 << 20)),
+        ("empty", Vec::new()),
+        ("medium", noise(2, 3 << 20)),
+        ("small", noise(3, 100)),
+    ])
+}
+
+fn build() -> MemoryImage {
+    let metadata = Metadata { mode: 0o644, ..Metadata::default() };
+    let root = Node {
+        path: Vec::new(),
+        metadata: Metadata { mode: 0o755, ..metadata },
+        xattrs: Vec::new(),
+        kind: NodeKind::Directory,
+    };
+    let files = files();
+    let nodes = files.iter().map(|(name, bytes)| Node {
+        path: name.as_bytes().to_vec(),
+        metadata,
+        xattrs: Vec::new(),
+        kind: NodeKind::File(FileContent::plain(bytes.len() as u64)),
+    });
+    let tree = Tree::new(std::iter::once(root).chain(nodes).collect()).unwrap();
+    let contents = |index: usize| {
+        let name = String::from_utf8(tree.nodes()[index].path.clone()).unwrap();
+        files.get(name.as_str()).cloned().unwrap_or_default()
+    };
+    build_in_memory(&tree, &contents, "tiny").unwrap()
+}
+
+fn accept(made: &MemoryImage, server_peer: SocketAddr) -> Accepted {
+    let manifest = made.manifest.clone();
+    let pieces: Vec<[u8; 32]> = made.pieces.as_chunks::<32>().0.to_vec();
+    let sha1 = vec![[0; 20]; pieces.len()];
+    let piece_length = u32::try_from(manifest.piece_size).unwrap();
+    let metainfo =
+        Metainfo::encode_single_file("tiny.esir", manifest.file_size, piece_length, &sha1, None).unwrap();
+    let task = Task {
+        binding: TaskBinding { node: "n1".into(), boot_nonce: String::new(), expires_unix_s: 0 },
+        image: ImageTask {
+            name: "tiny".into(),
+            manifest_base64: base64::engine::general_purpose::STANDARD.encode("unused"),
+            signature: None,
+            metainfo_base64: String::new(),
+            allow_unsigned: true,
+        },
+        layout: disk_layout::Layout::default(),
+        swarm: SwarmTask {
+            announce_url: "http://127.0.0.1:9/announce".into(),
+            server_peer,
+            secret: SwarmSecret::new(SECRET),
+        },
+        identity: NodeIdentity::default(),
+        linger: LingerRule { max_s: 0 },
+        handover: Handover::Reboot,
+    };
+    let image =
+        SignedImage { manifest, manifest_bytes: Vec::new(), metainfo: Metainfo::parse(&metainfo).unwrap() };
+    Accepted { task, image, piece_hashes: pieces }
+}
+
+/// A complete peer on loopback, as the server's.
+async fn seed(made: &MemoryImage, accepted: &Accepted) -> Peer {
+    let piece_bytes = accepted.image.metainfo.piece_length;
+    let store = Arc::new(MemoryStore::holding(&made.image, piece_bytes));
+    let have = PieceSet::full(made.manifest.piece_count);
+    let listen = SocketAddr::from(([127, 0, 0, 1], 0));
+    let config = PeerConfig {
+        secret: Some(SECRET),
+        hashes: swarm_net::PieceHashes::Blake3(accepted.piece_hashes.clone()),
+        ..PeerConfig::new(accepted.image.metainfo.clone(), store, have, listen)
+    };
+    Peer::start(config).await.unwrap()
+}
+
+/// Fetches the image over loopback into a directory, with its pieces kept in `cache`.
+async fn fetch_into(root: &Path, cache: impl Fn(&Accepted) -> Option<PieceCache>) -> Fetched {
+    let made = build();
+    let nowhere = SocketAddr::from(([127, 0, 0, 1], 9));
+    let seed = seed(&made, &accept(&made, nowhere)).await;
+    let accepted = accept(&made, seed.local_addr());
+    let session = Session::with_nobody();
+    let cache = Arc::new(cache(&accepted).unwrap_or_else(|| {
+        PieceCache::in_memory(accepted.image.manifest.file_size, accepted.image.manifest.piece_size)
+    }));
+    let listen = SocketAddr::from(([127, 0, 0, 1], 0));
+    let peer = SwarmPeer::start_at(listen, &accepted, &session, cache).await.unwrap();
+    let reporter = Reporter::new(None);
+    let done = run(Joined::Running(peer), root, &accepted, &session, &reporter).await.unwrap();
+    seed.shutdown().await;
+    done.value
+}
+
+fn check_files(root: &Path) {
+    for (name, bytes) in files() {
+        assert!(std::fs::read(root.join(name)).unwrap() == bytes, "{name} differs");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn image_from_a_peer_becomes_files() {
+    let root = tempfile::tempdir().unwrap();
+    let fetched = fetch_into(root.path(), |_| None).await;
+    check_files(root.path());
+    let progress = |_| {};
+    let report = image_apply::verify_tree(root.path(), &fetched.toc, &progress).unwrap();
+    assert_eq!(report.entries, 5);
+    assert!(root.path().join(".esir/journal").exists());
+    remove_journal(root.path()).unwrap();
+    fetched.peer.leave().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn image_too_large_for_memory_keeps_its_pieces_on_the_new_disk() {
+    let root = tempfile::tempdir().unwrap();
+    let place = root.path().to_owned();
+    let fetched = fetch_into(root.path(), move |accepted| {
+        let manifest = &accepted.image.manifest;
+        PieceCache::in_file(&place, manifest.file_size, manifest.piece_size).ok()
+    })
+    .await;
+    check_files(root.path());
+    // What was fetched can be given on, also after it was written.
+    let mut first = [0; 4];
+    fetched.peer.cache().read(0, &mut first).unwrap();
+    fetched.peer.leave().await;
+}
+
+#[test]
+fn table_of_contents_is_complete_with_its_last_piece_and_not_before() {
+    let mut collecting = Collecting::new(0..2);
+    assert!(!collecting.piece_verified(5));
+    assert!(!collecting.piece_verified(1));
+    assert!(!collecting.piece_verified(1));
+    assert!(collecting.piece_verified(0));
+    assert!(!collecting.piece_verified(0));
+    assert_eq!(collecting.verified, [5, 1, 0]);
+}

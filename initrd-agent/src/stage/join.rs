@@ -1,0 +1,56 @@
+//! `join`: this node becomes a peer of the image's swarm, at once when its memory holds the image.
+
+use std::sync::Arc;
+
+use node_api::Recovery;
+use swarm_net::StartError;
+
+use super::Done;
+use super::await_task::Accepted;
+use crate::api::Session;
+use crate::failure::StageError;
+use crate::peer::SwarmPeer;
+use crate::pieces::{PieceCache, available_memory, fits_in_memory};
+
+/// A peer, or the knowledge that it needs the new disk first.
+pub(crate) enum Joined {
+    /// Pieces arrive already, into memory.
+    Running(SwarmPeer),
+    /// The image is too large for memory; the peer starts when there is a root to keep pieces on.
+    NeedsDisk,
+}
+
+/// Why the node cannot take part.
+#[derive(Debug, thiserror::Error)]
+#[error("starting the peer")]
+pub(crate) struct JoinError(#[from] StartError);
+
+impl StageError for JoinError {
+    fn code(&self) -> &'static str {
+        "swarm-start"
+    }
+
+    fn recovery(&self) -> Recovery {
+        Recovery::Retry
+    }
+}
+
+/// Starts the peer if its pieces fit into memory.
+pub(crate) async fn run(accepted: &Accepted, session: &Session) -> Result<Done<Joined>, JoinError> {
+    let manifest = &accepted.image.manifest;
+    let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let available = available_memory(&meminfo).unwrap_or_default();
+    if !fits_in_memory(manifest.file_size, available) {
+        let detail = format!(
+            "the image has {} MiB, {} MiB of memory are free: pieces go to the new disk",
+            manifest.file_size >> 20,
+            available >> 20
+        );
+        return Ok(Done { value: Joined::NeedsDisk, detail });
+    }
+    let cache = Arc::new(PieceCache::in_memory(manifest.file_size, manifest.piece_size));
+    let peer = SwarmPeer::start(accepted, session, cache).await?;
+    let detail =
+        format!("{} pieces of {} KiB, kept in memory", manifest.piece_count, manifest.piece_size >> 10);
+    Ok(Done { value: Joined::Running(peer), detail })
+}

@@ -1,0 +1,120 @@
+//! `prepare`: the disk that the task's rule names becomes empty file systems. The first write of this boot.
+
+use std::time::Duration;
+
+use disk_layout::{Disk, Plan, Seeds};
+use node_api::Recovery;
+
+use super::Done;
+use super::await_task::Accepted;
+use crate::disk::{self, ClearError, ClearedDisk, FormatError, MountError, Mounted};
+use crate::failure::StageError;
+use crate::hardware::{Hardware, ObjectSource};
+
+/// How long the disk that the rule names may take to appear; a RAID controller with many disks needs a minute.
+const DISKS_LIMIT: Duration = Duration::from_secs(60);
+
+/// Why there is no prepared disk.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum PrepareError {
+    /// No disk may be or could be partitioned.
+    #[error(transparent)]
+    Clear(#[from] ClearError),
+    /// A formatting tool cannot be had. Nothing was written.
+    #[error("fetching {tool} from the boot bundle: {reason}")]
+    Tool { tool: &'static str, reason: String },
+    /// A file system's module cannot be had. Nothing was written.
+    #[error("loading file systems: {0}")]
+    Modules(String),
+    /// A file system could not be made.
+    #[error(transparent)]
+    Format(#[from] FormatError),
+    /// It could not be mounted.
+    #[error(transparent)]
+    Mount(#[from] MountError),
+    /// No random numbers.
+    #[error("the kernel gives no random numbers: {0}")]
+    Random(String),
+    /// The blocking part died, which only a bug does.
+    #[error("preparing the disk stopped in the middle")]
+    Stopped(#[from] tokio::task::JoinError),
+}
+
+impl StageError for PrepareError {
+    fn code(&self) -> &'static str {
+        match self {
+            Self::Clear(ClearError::Choose(error)) => error.code(),
+            Self::Clear(ClearError::Plan(_)) => "layout",
+            Self::Clear(ClearError::InUse { .. } | ClearError::Open { .. }) => "disk-busy",
+            Self::Clear(_) => "disk-write",
+            Self::Tool { .. } | Self::Modules(_) => "tool",
+            Self::Format(_) => "make-file-system",
+            Self::Mount(_) => "mount",
+            Self::Random(_) | Self::Stopped(_) => "prepare-internal",
+        }
+    }
+
+    fn recovery(&self) -> Recovery {
+        match self {
+            Self::Clear(ClearError::Choose(_) | ClearError::Plan(_)) | Self::Format(_) => Recovery::Wait,
+            Self::Clear(ClearError::Write { .. } | ClearError::Table { .. }) => Recovery::Wait,
+            Self::Clear(ClearError::Reread { .. }) => Recovery::Reboot,
+            _ => Recovery::Retry,
+        }
+    }
+}
+
+/// Chooses, plans, fetches the tools, and only then writes.
+pub(crate) async fn run(
+    hardware: &Hardware,
+    objects: &dyn ObjectSource,
+    accepted: &Accepted,
+) -> Result<Done<Mounted>, PrepareError> {
+    // What an earlier try or an earlier agent of this boot left behind.
+    disk::release()?;
+    let fresh = random_bytes()?;
+    let seeds = Seeds { image_id: *accepted.image.manifest.image_id.as_bytes(), fresh };
+    let cleared = tokio::task::block_in_place(|| choose(hardware, objects, accepted, &seeds))?;
+    for line in cleared.plan().to_string().lines() {
+        tracing::info!("{line}");
+    }
+    let detail = format!("/dev/{}", cleared.disk().describe());
+    tokio::task::block_in_place(|| fetch_tools(hardware, objects, cleared.plan()))?;
+    let partitioned = tokio::task::spawn_blocking(move || cleared.partition()).await??;
+    let formatted = disk::make_file_systems(partitioned).await?;
+    let mounted = Mounted::mount(formatted)?;
+    Ok(Done { value: mounted, detail })
+}
+
+/// Chooses when devices have settled and the rule is met, at the latest after [`DISKS_LIMIT`].
+fn choose(
+    hardware: &Hardware,
+    objects: &dyn ObjectSource,
+    accepted: &Accepted,
+    seeds: &Seeds,
+) -> Result<ClearedDisk, ClearError> {
+    let layout = &accepted.task.layout;
+    // Late disks are the commonest reason for no match; a disk too many or one in use is none of that.
+    let decided =
+        |disks: &[Disk]| !matches!(disk_layout::choose(layout, disks), Err(error) if error.may_pass());
+    let disks = hardware.wait_for_disks_until(DISKS_LIMIT, Some(objects), decided);
+    ClearedDisk::open(layout, &disks, seeds)
+}
+
+/// Everything that the plan's file systems need, before the first write.
+fn fetch_tools(hardware: &Hardware, objects: &dyn ObjectSource, plan: &Plan) -> Result<(), PrepareError> {
+    for tool in disk::tools_for(plan) {
+        let program = hardware
+            .install_tool(tool, objects)
+            .map_err(|error| PrepareError::Tool { tool, reason: format!("{error:#}") })?;
+        tracing::info!("{tool} is {}", program.display());
+    }
+    let modules = disk::modules_for(plan);
+    hardware.load_modules(&modules, objects).map_err(|error| PrepareError::Modules(format!("{error:#}")))
+}
+
+fn random_bytes() -> Result<[u8; 32], PrepareError> {
+    let mut bytes = [0; 32];
+    getrandom::fill(&mut bytes).map_err(|error| PrepareError::Random(error.to_string()))?;
+    Ok(bytes)
+}
