@@ -31,12 +31,8 @@ pub(crate) use policy::{BootDecision, BootFiles, BootPolicy, BootRequest, DhcpSe
 
 /// Where Debian's package `ipxe` puts its boot programs.
 pub(crate) const BOOT_FILES_DIR: &str = "/usr/lib/ipxe";
-/// TCP port of scripts and boot files unless the site says otherwise.
-pub(crate) const HTTP_PORT: u16 = 80;
 /// UDP port of boot programs; firmware knows no other.
 const TFTP_PORT: u16 = 69;
-/// How long a node keeps its address without asking again.
-pub(crate) const LEASE_DEFAULT: Duration = Duration::from_secs(3600);
 
 /// How to serve one network.
 #[derive(Clone, Debug)]
@@ -47,7 +43,7 @@ pub(crate) struct NetbootConfig {
     pub(crate) address: Option<Ipv4Addr>,
     /// Addresses for nodes; `None` takes the upper half of the interface's subnet.
     pub(crate) pool: Option<RangeInclusive<Ipv4Addr>>,
-    /// How long a node keeps its address without asking again; [`LEASE_DEFAULT`].
+    /// How long a node keeps its address without asking again; an hour suits most sites.
     pub(crate) lease: Duration,
     /// Router that nodes are told; `None` tells none.
     pub(crate) router: Option<Ipv4Addr>,
@@ -55,7 +51,7 @@ pub(crate) struct NetbootConfig {
     pub(crate) dns: Vec<Ipv4Addr>,
     /// Directory with `undionly.kpxe`, `snponly.efi` and `ipxe.efi`; [`BOOT_FILES_DIR`].
     pub(crate) boot_files: PathBuf,
-    /// TCP port of scripts and boot files; [`HTTP_PORT`].
+    /// TCP port of scripts and boot files; 80 unless something else has it.
     pub(crate) http_port: u16,
     /// TCP port of the agent API, for the kernel command line.
     pub(crate) agent_port: u16,

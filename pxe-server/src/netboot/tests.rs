@@ -196,79 +196,86 @@ fn node_in_a_namespace_gets_address_and_boot_files() {
     .unwrap();
 }
 
+/// A file in `directory`, with these many bytes.
+fn file(directory: &Path, name: &str, len: usize) -> Vec<u8> {
+    let bytes: Vec<u8> = (0..=250).cycle().take(len).collect();
+    std::fs::write(directory.join(name), &bytes).unwrap();
+    bytes
+}
+
+async fn start(directory: &Path, store: &Store) -> anyhow::Result<Netboot> {
+    let config = NetbootConfig {
+        interface: "server0".into(),
+        address: None,
+        pool: None,
+        lease: Duration::from_secs(3600),
+        router: None,
+        dns: Vec::new(),
+        boot_files: directory.to_owned(),
+        http_port: 80,
+        agent_port: 8443,
+    };
+    let policy = Arc::new(AgentForAll(directory.to_owned()));
+    Netboot::start(config, policy, store.clone(), axum::Router::new()).await
+}
+
+/// What a node gets by `curl` and `atftp`.
+struct Fetched {
+    program_by_curl: Vec<u8>,
+    program_by_atftp: Vec<u8>,
+    script: Vec<u8>,
+    kernel: Vec<u8>,
+}
+
+fn fetch(space: &NodeSpace, directory: &Path) -> Fetched {
+    let curl = |url: &str| run(space.command("curl").args(["-sf", "--max-time", "20", url]));
+    let copy = directory.join("copy");
+    let mut atftp = space.command("atftp");
+    atftp.args(["--option", "blksize 1468", "--option", "windowsize 16", "--option", "tsize 0"]);
+    run(atftp.args(["-g", "-r", "snponly.efi", "-l"]).arg(&copy).arg("10.77.0.1"));
+    Fetched {
+        program_by_curl: curl("tftp://10.77.0.1/snponly.efi"),
+        program_by_atftp: std::fs::read(copy).unwrap(),
+        script: curl("http://10.77.0.1/boot.ipxe?mac=52-54-00-00-00-01&platform=efi"),
+        kernel: curl("http://10.77.0.1/boot/b1/vmlinuz"),
+    }
+}
+
 async fn story_in_a_namespace() {
-    let directory = tempfile::tempdir().unwrap();
-    let file = |name: &str, len: usize| {
-        let bytes: Vec<u8> = (0..len).map(|at| (at % 251) as u8).collect();
-        std::fs::write(directory.path().join(name), &bytes).unwrap();
-        bytes
-    };
-    let (kernel, program) = (file("vmlinuz", 3_000_000), file("snponly.efi", 200_001));
-    file("initrd.img", 100);
-    let space = NodeSpace::new();
-    let store = Store::open(&format!("sqlite:{}", directory.path().join("db").display())).unwrap();
-    let start = || {
-        let config = NetbootConfig {
-            interface: "server0".into(),
-            address: None,
-            pool: None,
-            lease: LEASE_DEFAULT,
-            router: None,
-            dns: Vec::new(),
-            boot_files: directory.path().to_owned(),
-            http_port: HTTP_PORT,
-            agent_port: 8443,
-        };
-        let policy = Arc::new(AgentForAll(directory.path().to_owned()));
-        Netboot::start(config, policy, store.clone(), axum::Router::new())
-    };
-    let netboot = start().await.unwrap();
-    let error = start().await.err().unwrap().to_string();
+    let temporary = tempfile::tempdir().unwrap();
+    let directory = temporary.path().to_owned();
+    let (kernel, program) =
+        (file(&directory, "vmlinuz", 3_000_000), file(&directory, "snponly.efi", 200_001));
+    file(&directory, "initrd.img", 100);
+    let space = Arc::new(NodeSpace::new());
+    let store = Store::open(&format!("sqlite:{}", directory.join("db").display())).unwrap();
+    let netboot = start(&directory, &store).await.unwrap();
+    let error = start(&directory, &store).await.err().unwrap().to_string();
     assert!(error.contains("TCP port 80 of 10.77.0.1 is in use by"), "{error}");
 
     // The commands block, so they run on threads of their own while the server answers.
-    let (space, path) = (Arc::new(space), directory.path().to_owned());
-    let node = {
-        let (space, path) = (Arc::clone(&space), path.clone());
-        move || udhcpc(&space, &path)
-    };
-    let first = tokio::task::spawn_blocking(node.clone()).await.unwrap();
+    let (of_lease, of_fetch) =
+        ((Arc::clone(&space), directory.clone()), (Arc::clone(&space), directory.clone()));
+    let lease = move || udhcpc(&of_lease.0, &of_lease.1);
+    let first = tokio::task::spawn_blocking(lease.clone()).await.unwrap();
     assert!(first.starts_with("10.77.0.") && first.contains("/24 10.77.0.1 3600"), "{first}");
     let stored = store.list("lease/").unwrap();
     assert_eq!(stored.len(), 1);
     assert!(first.starts_with(&format!("{}/", stored[0].0.trim_start_matches("lease/"))));
 
-    let fetched = {
-        let (space, path) = (Arc::clone(&space), path.clone());
-        move || {
-            let curl = |url: &str| run(space.command("curl").args(["-sf", "--max-time", "20", url]));
-            let copy = path.join("copy");
-            let mut atftp = space.command("atftp");
-            atftp.args(["--option", "blksize 1468", "--option", "windowsize 16", "--option", "tsize 0"]);
-            run(atftp.args(["-g", "-r", "snponly.efi", "-l"]).arg(&copy).arg("10.77.0.1"));
-            let script = curl("http://10.77.0.1/boot.ipxe?mac=52-54-00-00-00-01&platform=efi");
-            (
-                curl("tftp://10.77.0.1/snponly.efi"),
-                std::fs::read(copy).unwrap(),
-                script,
-                curl("http://10.77.0.1/boot/b1/vmlinuz"),
-            )
-        }
-    };
-    let (by_curl, by_atftp, script, got_kernel) = tokio::task::spawn_blocking(fetched).await.unwrap();
-    assert!(by_curl == program && by_atftp == program && got_kernel == kernel);
+    let fetched = tokio::task::spawn_blocking(move || fetch(&of_fetch.0, &of_fetch.1)).await.unwrap();
     assert!(
-        String::from_utf8(script)
-            .unwrap()
-            .contains("kernel http://10.77.0.1/boot/b1/vmlinuz?mac=52-54-00-00-00-01")
+        fetched.program_by_curl == program && fetched.program_by_atftp == program && fetched.kernel == kernel
     );
+    let script = String::from_utf8(fetched.script).unwrap();
+    assert!(script.contains("kernel http://10.77.0.1/boot/b1/vmlinuz?mac=52-54-00-00-00-01"), "{script}");
     let counts = netboot.counts();
     assert_eq!((counts.tftp_complete, counts.scripts, counts.http_files), (2, 1, 1));
     assert!(counts.dhcp_answered >= 2 && counts.tftp_bytes == 400_002, "{counts:?}");
 
     netboot.shutdown().await;
-    let netboot = start().await.unwrap();
-    let again = tokio::task::spawn_blocking(node).await.unwrap();
+    let netboot = start(&directory, &store).await.unwrap();
+    let again = tokio::task::spawn_blocking(lease).await.unwrap();
     assert_eq!(again, first, "the same address from the restarted server");
     netboot.shutdown().await;
 }

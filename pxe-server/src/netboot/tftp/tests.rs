@@ -161,7 +161,7 @@ impl Node {
         assert_eq!(kind, 3);
         assert!(self.options, "data before the node agreed to the options");
         let number = u16::from_be_bytes([datagram[2], datagram[3]]);
-        let wire = |block: u64| (block % 65536) as u16;
+        let wire = |block: u64| u16::try_from(block % 65536).unwrap();
         if self.complete || number != wire(self.expected) {
             // A repeated block is acknowledged again; a gap is told once, with the last block before it.
             let repeated = self.window == 1 || self.complete;
@@ -185,7 +185,7 @@ impl Node {
 }
 
 fn file(len: usize) -> Vec<u8> {
-    (0..len).map(|at| (at * 7 + at / 251) as u8).collect()
+    (0..len).map(|at| u8::try_from((at * 7 + at / 251) % 256).unwrap()).collect()
 }
 
 /// A sequence of numbers below `sides` that is the same for the same seed.
