@@ -106,7 +106,8 @@ impl Driver {
         let inputs = self.parts.context.inputs.clone();
         self.tasks.spawn(accept(listener, inputs));
         loop {
-            let due = self.parts.engine.poll_timeout().map_or_else(Moment::default, |due| due);
+            let now = self.parts.clock.now();
+            let due = self.parts.engine.poll_timeout().unwrap_or_else(|| now.plus(STATS_INTERVAL));
             tokio::select! {
                 input = self.parts.inputs.recv() => {
                     let Some(input) = input else { return };
@@ -155,7 +156,9 @@ impl Driver {
                 self.parts.engine.handle_disconnected(now, peer);
             }
             Input::Checked { piece, outcome, error } => {
-                self.store_error = error;
+                if error.is_some() {
+                    self.store_error = error;
+                }
                 self.parts.engine.handle_checked(now, piece, outcome);
             }
             Input::Fetched { piece, bytes } => {

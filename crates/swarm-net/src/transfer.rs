@@ -98,27 +98,14 @@ pub async fn fetch_to_file(
     let part = PathBuf::from(part);
     let (file, have) = open_part(&part, &transfer.metainfo).await?;
     let store = Arc::new(FileStore::new(file, transfer.metainfo.piece_length));
-    let complete = have.is_full();
-    let config = PeerConfig { super_seed: false, ..transfer.config(store.clone(), have) };
-    let mut peer = Peer::start(config).await?;
-    let mut events = peer.events();
-    let mut ticks = interval(PROGRESS_INTERVAL);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    while !complete {
-        tokio::select! {
-            event = events.recv() => match event {
-                Some(PeerEvent::Complete) => break,
-                Some(PeerEvent::NotStored { error, .. }) => {
-                    return Err(TransferError::NotStored { path: part, error });
-                }
-                Some(PeerEvent::PieceVerified(_) | PeerEvent::Corrupt { .. } | PeerEvent::Banned { .. }) => {}
-                None => return Err(TransferError::Ended),
-            },
-            _ = ticks.tick() => on_progress(&transfer.progress(&peer)),
-        }
+    let (bytes, mut stats) = (transfer.metainfo.length, PeerStats::default());
+    if !have.is_full() {
+        let config = PeerConfig { super_seed: false, ..transfer.config(store.clone(), have) };
+        let peer = download(transfer, config, &mut on_progress).await?;
+        stats = peer.stats();
+        peer.shutdown().await;
     }
-    let progress = Progress { done_bytes: transfer.metainfo.length, ..transfer.progress(&peer) };
-    peer.shutdown().await;
+    let progress = Progress { bytes, done_bytes: bytes, stats };
     let (from, to) = (part.clone(), transfer.path.clone());
     let named = spawn_blocking(move || {
         store.file().sync_all()?;
@@ -131,6 +118,31 @@ pub async fn fetch_to_file(
         .map_err(|source| TransferError::File { path: part, source })?;
     on_progress(&progress);
     Ok(progress)
+}
+
+/// Runs a peer until it is complete.
+async fn download(
+    transfer: &Transfer,
+    config: PeerConfig,
+    on_progress: &mut impl FnMut(&Progress),
+) -> Result<Peer, TransferError> {
+    let mut peer = Peer::start(config).await?;
+    let mut events = peer.events();
+    let mut ticks = interval(PROGRESS_INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            event = events.recv() => match event {
+                Some(PeerEvent::Complete) => return Ok(peer),
+                Some(PeerEvent::NotStored { error, .. }) => {
+                    return Err(TransferError::NotStored { path: transfer.path.clone(), error });
+                }
+                Some(PeerEvent::PieceVerified(_) | PeerEvent::Corrupt { .. } | PeerEvent::Banned { .. }) => {}
+                None => return Err(TransferError::Ended),
+            },
+            _ = ticks.tick() => on_progress(&transfer.progress(&peer)),
+        }
+    }
 }
 
 /// Seeds the file, after checking that it is the torrent's.

@@ -1,6 +1,7 @@
 //! Stories of peers of ours over real sockets on loopback.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)] // a test crate
 
+#[allow(dead_code)] // shared with other test crates, which use other parts of it
 mod common;
 
 use common::{

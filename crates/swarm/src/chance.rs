@@ -21,7 +21,7 @@ impl Chance {
     }
 
     /// The next 64 bits.
-    pub fn next(&mut self) -> u64 {
+    pub fn bits(&mut self) -> u64 {
         self.state ^= self.state >> 12;
         self.state ^= self.state << 25;
         self.state ^= self.state >> 27;
@@ -32,7 +32,7 @@ impl Chance {
     pub fn below(&mut self, bound: usize) -> usize {
         let bound = bound as u64;
         // The multiply-shift method: its bias at the sizes used here is below 2^-40.
-        let scaled = (u128::from(self.next()) * u128::from(bound)) >> 64;
+        let scaled = (u128::from(self.bits()) * u128::from(bound)) >> 64;
         usize::try_from(scaled).unwrap_or(0)
     }
 
@@ -58,11 +58,11 @@ mod tests {
     fn the_same_seed_gives_the_same_numbers_and_nonces_differ() {
         let (mut a, mut b) = (Chance::new([7; 32]), Chance::new([7; 32]));
         assert_eq!(
-            (0..9).map(|_| a.next()).collect::<Vec<_>>(),
-            (0..9).map(|_| b.next()).collect::<Vec<_>>()
+            (0..9).map(|_| a.bits()).collect::<Vec<_>>(),
+            (0..9).map(|_| b.bits()).collect::<Vec<_>>()
         );
         assert_ne!(a.nonce(), a.nonce());
-        assert_ne!(Chance::new([8; 32]).next(), Chance::new([7; 32]).next());
+        assert_ne!(Chance::new([8; 32]).bits(), Chance::new([7; 32]).bits());
     }
 
     #[test]

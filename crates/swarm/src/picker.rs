@@ -93,9 +93,10 @@ mod tests {
             let picker = Picker { first_pieces: 0..first };
             let rank = |piece: usize| {
                 let container_begun = begun.iter().any(|other| other / 4 == piece / 4);
-                (piece as u32 >= first, availability[piece], !container_begun)
+                (piece >= first as usize, availability[piece], !container_begun)
             };
-            let candidates = (0..count).filter(|piece| theirs.contains(*piece as u32) && !begun.contains(piece));
+            let numbered = (0_u32..).zip(0..count).filter(|(raw, _)| theirs.contains(*raw)).map(|(_, piece)| piece);
+            let candidates = numbered.filter(|piece| !begun.contains(piece));
             let choice = picker.choose(&map, &theirs, &mut Chance::new([seed; 32]));
             prop_assert_eq!(choice.map(|piece| rank(piece.at())), candidates.map(rank).min());
             if let Some(piece) = choice {

@@ -188,7 +188,7 @@ fn connect(members: &mut Members, address: SocketAddr, count: usize, chance: &mu
     let Some(own) = members.get(&address) else { return };
     let strangers = members.iter().filter(|(other, _)| **other != address && !own.neighbours.contains(other));
     let mut strangers: Vec<(usize, u64, SocketAddr)> =
-        strangers.map(|(other, member)| (member.neighbours.len(), chance.next(), *other)).collect();
+        strangers.map(|(other, member)| (member.neighbours.len(), chance.bits(), *other)).collect();
     strangers.sort_unstable();
     for (_, _, other) in strangers.into_iter().take(count) {
         if let Some(member) = members.get_mut(&other) {

@@ -1,7 +1,7 @@
 //! Admission, handshakes and the proof of the swarm secret.
 
 use super::Swarm;
-use super::connection::{Active, Proving, REQUESTS_QUEUED_MAX, Standing};
+use super::connection::{Active, Connection, Proving, REQUESTS_QUEUED_MAX, Standing};
 use super::types::{Action, CloseReason, PeerKey, Refusal};
 use super::upkeep::Culprit;
 use crate::extension::{ES_AUTH_ID, ES_HAVE_ID, ExtensionHandshake, Nonce};
@@ -67,12 +67,17 @@ impl Swarm {
         if self.peers.len() >= limits.peers_max {
             return Err(Refusal::TooManyPeers);
         }
-        let under_way = self.peers.values().filter(|peer| !matches!(peer.standing, Standing::Active(_)));
-        if under_way.count() >= limits.handshakes_max {
+        let there = |peer: &&Connection| peer.address.ip() == address.ip();
+        let under_way = |peer: &&Connection| !matches!(peer.standing, Standing::Active(_));
+        let peers = || self.peers.values();
+        // One address alone can't keep all others from shaking hands.
+        let share = limits.handshakes_max.div_ceil(4);
+        if peers().filter(under_way).count() >= limits.handshakes_max
+            || peers().filter(under_way).filter(there).count() >= share
+        {
             return Err(Refusal::TooManyHandshakes);
         }
-        let there = self.peers.values().filter(|peer| peer.address.ip() == address.ip());
-        if there.count() >= limits.peers_per_address_max {
+        if peers().filter(there).count() >= limits.peers_per_address_max {
             return Err(Refusal::TooManyFromAddress);
         }
         Ok(())

@@ -79,7 +79,10 @@ impl Swarm {
                 let Some(connection) = self.peers.get_mut(&slot.peer) else { return false };
                 connection.unsent_bytes += Message::Piece(RawBlock::from(block)).wire_bytes() as u64;
                 let Some(active) = self.active_mut(slot.peer) else { return false };
-                active.queue.retain(|queued| *queued != block);
+                // Only this one: BEP 6 wants an answer to each request, also to a repeated one.
+                if let Some(place) = active.queue.iter().position(|queued| *queued == block) {
+                    active.queue.remove(place);
+                }
                 active.upload_rate.add(now, u64::from(block.bytes()));
                 active.uploaded_bytes += u64::from(block.bytes());
                 active.served_at = now;

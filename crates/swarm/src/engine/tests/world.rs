@@ -334,7 +334,8 @@ impl World {
     }
 
     fn deliver(&mut self, link: usize, end: usize, bytes: &[u8]) {
-        let mixed = [link as u64, end as u64, bytes.len() as u64, self.now.since_origin().as_micros() as u64];
+        let mixed =
+            [link as u64, end as u64, bytes.len() as u64, u64::from(self.now.since_origin().subsec_nanos())];
         self.trace =
             mixed.iter().fold(self.trace, |trace, part| (trace ^ part).wrapping_mul(0x100_0000_01b3));
         let Some((node, key)) = self.end_of(link, end) else { return };
@@ -395,8 +396,10 @@ impl World {
         while let Some(action) = self.nodes[id.0].engine.poll_action() {
             self.act(id, action);
         }
+        // In a large world every 16th step is checked: the checks cost more than the steps.
+        let due = self.geometry.pieces() <= 64 || self.sequence.is_multiple_of(16);
         let node = &mut self.nodes[id.0];
-        if let Err(broken) = node.engine.check_invariants() {
+        if let Err(broken) = if due { node.engine.check_invariants() } else { Ok(()) } {
             panic!("node {} at {:?}: {broken}", id.0, self.now);
         }
         for (key, active) in node.engine.active_peers() {
