@@ -256,10 +256,10 @@ impl<'a> Transition<'a> {
 
     fn entered(&mut self, stage: Stage) {
         let began_unix_ms = self.now_unix_ms;
-        if let Some(run) = self.running() {
-            if run.stages.len() < RUN_STAGES_MAX {
-                run.stages.push(StageTime { stage, began_unix_ms, took_ms: None, detail: String::new() });
-            }
+        if let Some(run) = self.running()
+            && run.stages.len() < RUN_STAGES_MAX
+        {
+            run.stages.push(StageTime { stage, began_unix_ms, took_ms: None, detail: String::new() });
         }
         let text = format!("began {stage}");
         match &self.record.state {

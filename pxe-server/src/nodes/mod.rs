@@ -136,10 +136,9 @@ impl Nodes {
 
     /// The site's name, else `node-` and the last half of the address, else all of it.
     fn new_name(&self, inner: &Inner, mac: MacAddr) -> String {
-        if let Some(named) = self.rules.names.iter().find(|node| node.mac == mac) {
-            if !inner.nodes.contains_key(&named.name) {
-                return named.name.clone();
-            }
+        let named = self.rules.names.iter().find(|node| node.mac == mac);
+        if let Some(named) = named.filter(|named| !inner.nodes.contains_key(&named.name)) {
+            return named.name.clone();
         }
         let digits = mac.to_string().replace(':', "");
         let short = format!("node-{}", digits.get(6..).unwrap_or_default());

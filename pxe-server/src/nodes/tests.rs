@@ -1,1 +1,226 @@
+use node_api::{EnrolRequestBody, Event, EventKind, FirmwareKind, Identity, Recovery, Stage, TrafficCounts};
+use proptest::prelude::*;
 
+use super::machine::{FAILURES_MAX, wants_agent};
+use super::record::Outcome;
+use super::*;
+
+fn record() -> NodeRecord {
+    new_record("node-000001".into(), MacAddr([0x52, 0x54, 0, 0, 0, 1])).unwrap()
+}
+
+/// One change at a time, as the registry makes them.
+struct World {
+    record: NodeRecord,
+    now_unix_ms: u64,
+    sequence: u64,
+    words: Vec<String>,
+}
+
+impl World {
+    fn new() -> Self {
+        Self { record: record(), now_unix_ms: 1_000_000, sequence: 0, words: Vec::new() }
+    }
+
+    fn change<T>(&mut self, change: impl FnOnce(&mut Transition<'_>) -> T) -> T {
+        self.now_unix_ms += 1000;
+        let mut transition = Transition::new(&mut self.record, self.now_unix_ms);
+        let value = change(&mut transition);
+        for entry in &transition.history {
+            assert!(!entry.text.is_empty(), "every entry has its reason");
+            if self.words.last() != Some(&entry.to) {
+                self.words.push(entry.to.clone());
+            }
+        }
+        assert_eq!(
+            transition.history.last().map_or(self.record.state.word(), |last| &last.to),
+            self.record.state.word()
+        );
+        value
+    }
+
+    fn enrol(&mut self, boot: u8, serial: u8, rule: bool) {
+        self.sequence = 0;
+        let body = EnrolRequestBody {
+            token: "t".into(),
+            boot_nonce: format!("nonce{boot}"),
+            node_key: format!("key{boot}"),
+            mac: "52:54:00:00:00:01".into(),
+            identity: Identity { serial: Some(format!("S{serial}")), ..Identity::default() },
+            firmware: FirmwareKind::Bios,
+            kernel_release: "6.1".into(),
+            agent_version: "0".into(),
+            store_manifest: String::new(),
+        };
+        self.change(|t| t.enrolled(&body, format!("session{boot}"), rule.then_some("a rule")));
+    }
+
+    /// Takes the task if it may be had.
+    fn take_task(&mut self) -> bool {
+        let given = Transition::task_answer(&self.record) == TaskAnswer::Give;
+        if given {
+            self.change(|t| t.task_given("d000001", "aa", "debian"));
+        }
+        given
+    }
+
+    fn event(&mut self, kind: EventKind) {
+        self.sequence += 1;
+        let event = Event { sequence: self.sequence, at_unix_ms: 0, uptime_ms: 0, kind };
+        self.change(|t| t.event(&event));
+        let again = self.record.clone();
+        self.change(|t| t.event(&event));
+        assert_eq!(self.record, again, "an event that comes twice counts once");
+    }
+
+    fn fail(&mut self, recovery: Recovery) {
+        let (code, message) = ("c".to_owned(), "m".to_owned());
+        self.event(EventKind::Failed { stage: Stage::Fetch, code, message, recovery });
+    }
+
+    fn install(&mut self) {
+        let traffic = TrafficCounts::default();
+        self.event(EventKind::Installed { image_id: "aa".into(), traffic, host_keys: vec![] });
+    }
+}
+
+#[test]
+fn whole_life_goes_through_the_states_in_order() {
+    let mut world = World::new();
+    world.change(|t| t.boots_agent());
+    world.enrol(1, 1, false);
+    assert!(!world.take_task());
+    assert!(world.change(|t| t.approve("somebody")));
+    assert!(world.take_task());
+    world.event(EventKind::Entered { stage: Stage::Fetch });
+    world.install();
+    world.event(EventKind::Entered { stage: Stage::Handover });
+    assert!(!wants_agent(&world.record));
+    assert_eq!(world.words, ["seen", "waiting", "approved", "deploying", "lingering", "deployed"]);
+    assert!(!world.change(|t| t.approve("somebody")), "approval of what is installed changes nothing");
+    assert!(world.change(|t| t.deploy("somebody")));
+    assert!(wants_agent(&world.record));
+}
+
+#[test]
+fn node_that_is_approved_before_it_enrols_needs_no_second_approval() {
+    let mut world = World::new();
+    assert!(world.change(|t| t.approve("somebody")));
+    world.enrol(1, 1, false);
+    assert!(world.take_task());
+}
+
+#[test]
+fn rule_does_not_let_a_changed_machine_in_again() {
+    let mut world = World::new();
+    world.enrol(1, 1, true);
+    assert!(world.take_task());
+    world.enrol(2, 2, true);
+    assert_eq!(world.record.state.word(), "waiting");
+    world.enrol(3, 2, true);
+    assert!(!world.take_task(), "nobody has looked at it yet");
+    assert!(world.change(|t| t.approve("somebody")));
+    assert!(world.take_task());
+    assert_eq!(world.record.run.as_ref().unwrap().outcome, Outcome::Running);
+}
+
+#[test]
+fn failing_node_is_tried_again_but_not_for_ever() {
+    let mut world = World::new();
+    world.enrol(1, 1, true);
+    for boot in 2..20 {
+        if !world.take_task() {
+            break;
+        }
+        world.fail(Recovery::Reboot);
+        world.enrol(boot, 1, true);
+    }
+    assert_eq!(world.record.failures, FAILURES_MAX);
+    assert_eq!(world.record.state.word(), "failed");
+    assert!(world.change(|t| t.deploy("somebody")));
+    assert!(world.take_task());
+}
+
+#[test]
+fn failure_while_it_seeds_does_not_undo_the_installation() {
+    let mut world = World::new();
+    world.enrol(1, 1, true);
+    assert!(world.take_task());
+    world.install();
+    world.fail(Recovery::Reboot);
+    assert_eq!(world.record.state, NodeState::Lingering);
+    assert!(!wants_agent(&world.record));
+    world.change(|t| t.silent());
+    assert_eq!(world.record.state, NodeState::Deployed);
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    Enrol { boot: u8, serial: u8, rule: bool },
+    Approve,
+    Deploy,
+    Task,
+    Enter(Stage),
+    Fail(Recovery),
+    Install,
+    BootsLocal,
+    Silent,
+}
+
+fn any_step() -> impl Strategy<Value = Step> {
+    let recovery = prop_oneof![Just(Recovery::Retry), Just(Recovery::Wait), Just(Recovery::Reboot)];
+    prop_oneof![
+        (0_u8..4, 0_u8..2, any::<bool>()).prop_map(|(boot, serial, rule)| Step::Enrol { boot, serial, rule }),
+        Just(Step::Approve),
+        Just(Step::Deploy),
+        Just(Step::Task),
+        proptest::sample::select(Stage::ALL.to_vec()).prop_map(Step::Enter),
+        recovery.prop_map(Step::Fail),
+        Just(Step::Install),
+        Just(Step::BootsLocal),
+        Just(Step::Silent),
+    ]
+}
+
+proptest! {
+    /// Whatever an agent says, in whatever order: a person's or a rule's yes stands before every task, and one yes
+    /// is good for one installation.
+    #[test]
+    fn no_history_gives_a_task_without_a_yes_or_two_installations_for_one(
+        steps in proptest::collection::vec(any_step(), 0..60),
+    ) {
+        let mut world = World::new();
+        let (mut yes, mut installed) = (0, 0);
+        for step in steps {
+            let before = world.record.clone();
+            match step {
+                Step::Enrol { boot, serial, rule } => {
+                    world.enrol(boot, serial, rule);
+                    yes += u32::from(!before.armed && world.record.armed);
+                }
+                Step::Approve => yes += u32::from(world.change(|t| t.approve("p"))),
+                Step::Deploy => yes += u32::from(world.change(|t| t.deploy("p"))),
+                Step::Task => {
+                    let given = world.take_task();
+                    prop_assert!(!given || (before.armed && before.approved.is_some()));
+                }
+                Step::Enter(stage) => world.event(EventKind::Entered { stage }),
+                Step::Fail(recovery) => world.fail(recovery),
+                Step::Install => {
+                    world.install();
+                    installed += u32::from(before.armed && !world.record.armed);
+                }
+                Step::BootsLocal => world.change(|t| t.boots_local()),
+                Step::Silent => world.change(|t| t.silent()),
+            }
+            let record = &world.record;
+            prop_assert!(installed <= yes);
+            prop_assert!(!record.armed || record.approved.is_some(), "armed means approved");
+            let waits = matches!(record.state, NodeState::Waiting { .. });
+            prop_assert!(!waits || (record.approved.is_none() && !record.armed), "waiting means not approved");
+            let settled = matches!(record.state, NodeState::Deployed | NodeState::Lingering);
+            prop_assert!(!settled || !record.armed, "installed means nothing is owed");
+            prop_assert!(!settled || record.installed.is_some());
+        }
+    }
+}

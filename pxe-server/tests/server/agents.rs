@@ -281,9 +281,16 @@ async fn node_fetches_the_image_from_the_server_that_was_killed_and_started_agai
     // The tracker knows the node again when it has reported.
     agent.run_stage(Stage::Fetch).await;
     assert_eq!(peer::complete(peer, &store).await, image);
-    let seeds = server.json("/v1/status").await["seeds"].clone();
-    assert_eq!(seeds[0]["deployment"], "d000001");
-    assert!(seeds[0]["uploaded_bytes"].as_u64().unwrap() >= image.len() as u64, "{seeds}");
+    let mut seed = serde_json::Value::Null;
+    for _ in 0..50 {
+        seed = server.json("/v1/status").await["seeds"][0].clone();
+        if seed["uploaded_bytes"].as_u64().unwrap() >= image.len() as u64 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert_eq!(seed["deployment"], "d000001");
+    assert!(seed["uploaded_bytes"].as_u64().unwrap() >= image.len() as u64, "{seed}");
 }
 
 #[tokio::test]

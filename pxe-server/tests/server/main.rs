@@ -10,5 +10,7 @@
 )]
 
 mod agents;
+mod dashboard;
+mod killed_server;
 mod support;
 mod wrong_inputs;

@@ -181,13 +181,21 @@ impl Agent {
     }
 
     pub(crate) async fn post(&self, path: &str, body: Vec<u8>) -> Answer {
+        self.try_post(path, body).await.unwrap()
+    }
+
+    /// As [`Self::post`], also while the server is away.
+    pub(crate) async fn try_post(
+        &self,
+        path: &str,
+        body: Vec<u8>,
+    ) -> Result<Answer, Box<dyn std::error::Error + Send + Sync>> {
         let bearer = format!("{} {}", paths::SESSION_SCHEME, self.session);
         let request = Request::post(path)
             .header("host", "server")
             .header("authorization", bearer)
             .header("content-type", "application/json")
-            .body(Full::new(Bytes::from(body)))
-            .unwrap();
-        send(self.server, Some(&self.pin), request).await.unwrap()
+            .body(Full::new(Bytes::from(body)))?;
+        send(self.server, Some(&self.pin), request).await
     }
 }
