@@ -11,7 +11,7 @@ use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use swarm_net::{
     MemoryStore, Peer, PeerConfig, PeerEvent, PieceHashes, PieceSet, PieceStore, Transfer, TransferError,
@@ -34,13 +34,37 @@ async fn one_leecher_gets_the_image_from_the_seed() {
     seed.shutdown().await;
 }
 
+/// A store that gives 20 MB/s: the server's link, so that the four start while most is still to come.
+struct PacedStore {
+    inner: MemoryStore,
+    free_at: Mutex<std::time::Instant>,
+}
+
+impl PieceStore for PacedStore {
+    fn write_piece(&self, piece: u32, bytes: &[u8]) -> io::Result<()> {
+        self.inner.write_piece(piece, bytes)
+    }
+
+    fn read_block(&self, piece: u32, begin: u32, out: &mut [u8]) -> io::Result<()> {
+        let takes = Duration::from_nanos(out.len() as u64 * 50);
+        let until = {
+            let mut free_at = self.free_at.lock().unwrap();
+            *free_at = (*free_at).max(std::time::Instant::now()) + takes;
+            *free_at
+        };
+        std::thread::sleep(until.saturating_duration_since(std::time::Instant::now()));
+        self.inner.read_block(piece, begin, out)
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn four_leechers_exchange_and_the_seed_sends_little_more_than_one_copy() {
-    let image = image(40 * MIB, 256 * 1024, None);
+    let image = image(24 * MIB, 256 * 1024, None);
     let (announce, _) = common::tracker(image.metainfo.info_hash).await;
-    let seed = Peer::start(PeerConfig { announce_url: Some(announce.clone()), ..seed_config(&image) })
-        .await
-        .unwrap();
+    let inner = MemoryStore::holding(&image.bytes, image.metainfo.piece_length);
+    let store = Arc::new(PacedStore { inner, free_at: Mutex::new(std::time::Instant::now()) });
+    let config = PeerConfig { store, announce_url: Some(announce.clone()), ..seed_config(&image) };
+    let seed = Peer::start(config).await.unwrap();
     let mut leechers = Vec::new();
     for _ in 0..4 {
         let (config, store) = leecher_config(&image, &[seed.local_addr()]);

@@ -250,6 +250,7 @@ impl Swarm {
         active.upload_only |= batch.complete;
         self.learn(peer, batch.pieces().filter_map(|raw| geometry.piece(raw)));
         self.leave_if_both_complete(peer);
+        self.reveal_more();
         self.announce_due();
     }
 

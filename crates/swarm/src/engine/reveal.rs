@@ -2,14 +2,19 @@
 //! peers exchange the rest.
 //!
 //! A peer sees one piece that nobody has; as soon as it has asked for the last block it sees the next. Nothing
-//! waits for the piece to spread (BEP 16's rule, which throttles). When every piece is out, everything is
-//! revealed to everyone and the server is a seed like any other.
+//! waits for the piece to spread (BEP 16's rule, which throttles). When every piece is out, the peers have an
+//! eighth of the pass's time to exchange the rest; whoever runs out of work before, and then everyone, gets to
+//! see everything, and the server is a seed like any other.
+//!
+//! ```text
+//!   Passing ---- every piece is seen or asked for ----> Draining ---- its time is over ----> none
+//! ```
 
 use super::Swarm;
 use super::types::PeerKey;
 use crate::geometry::{Block, PieceIndex};
 use crate::moment::Moment;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// A piece that was revealed and then neither asked for nor seen for this long is revealed to another peer.
@@ -22,30 +27,62 @@ const ALONE_PIECES_MIN: usize = 2;
 
 /// One piece on its way to the first peer that sees it.
 #[derive(Clone, Copy, Debug)]
-struct Offer {
+pub(super) struct Offer {
     to: PeerKey,
     /// Last time that it was revealed or asked for.
     at: Moment,
     asked_bytes: u32,
 }
 
-/// A super-seeding pass.
-#[derive(Debug, Default)]
-pub(super) struct Reveal {
-    offers: BTreeMap<PieceIndex, Offer>,
+/// Bounds of the time in which the peers exchange the rest among themselves, and its share of the pass.
+const DRAIN_MIN: Duration = Duration::from_millis(100);
+const DRAIN_MAX: Duration = Duration::from_secs(2);
+const DRAIN_SHARE: u32 = 8;
+
+/// Super-seeding: a pass over all pieces, then a time in which the server holds back.
+#[derive(Debug)]
+pub(super) enum Reveal {
+    /// Pieces are revealed one by one.
+    Passing {
+        /// When the first piece was revealed.
+        since: Option<Moment>,
+        offers: BTreeMap<PieceIndex, Offer>,
+    },
+    /// Every piece is out; only those who ask see everything.
+    Draining { until: Moment, told: BTreeSet<PeerKey> },
+}
+
+impl Default for Reveal {
+    fn default() -> Reveal {
+        Reveal::Passing { since: None, offers: BTreeMap::new() }
+    }
 }
 
 impl Reveal {
     pub(super) fn forget(&mut self, peer: PeerKey) {
-        self.offers.retain(|_, offer| offer.to != peer);
+        match self {
+            Reveal::Passing { offers, .. } => offers.retain(|_, offer| offer.to != peer),
+            Reveal::Draining { told, .. } => {
+                told.remove(&peer);
+            }
+        }
+    }
+
+    fn offers(&self) -> Option<&BTreeMap<PieceIndex, Offer>> {
+        match self {
+            Reveal::Passing { offers, .. } => Some(offers),
+            Reveal::Draining { .. } => None,
+        }
     }
 }
 
 impl Swarm {
     /// Reveals the next piece to each peer that has asked for all it sees; ends the pass when all are out.
     pub(super) fn reveal_more(&mut self) {
-        if self.reveal.is_none() {
-            return;
+        match self.reveal {
+            None => return,
+            Some(Reveal::Draining { .. }) => return self.drain(),
+            Some(Reveal::Passing { .. }) => {}
         }
         let mut leechers: Vec<PeerKey> =
             self.active_peers().filter(|(_, active)| !active.is_complete()).map(|(key, _)| key).collect();
@@ -55,14 +92,19 @@ impl Swarm {
             let ahead = if alone { self.reveal_ahead(peer) } else { 1 };
             while self.open_offers(peer) < ahead {
                 let Some(piece) = self.next_offer(peer) else { break };
-                let offer = Offer { to: peer, at: self.now, asked_bytes: 0 };
-                if let Some(reveal) = &mut self.reveal {
-                    reveal.offers.insert(piece, offer);
-                }
-                self.tell_piece(peer, piece);
+                self.offer(peer, piece);
             }
         }
-        self.end_reveal_if_done();
+        self.end_pass_if_done();
+    }
+
+    fn offer(&mut self, to: PeerKey, piece: PieceIndex) {
+        let at = self.now;
+        if let Some(Reveal::Passing { since, offers }) = &mut self.reveal {
+            since.get_or_insert(at);
+            offers.insert(piece, Offer { to, at, asked_bytes: 0 });
+            self.tell_piece(to, piece);
+        }
     }
 
     fn reveal_ahead(&self, alone: PeerKey) -> usize {
@@ -74,8 +116,8 @@ impl Swarm {
 
     /// Pieces revealed to the peer that it has not asked for in full.
     fn open_offers(&self, peer: PeerKey) -> usize {
-        let Some(reveal) = &self.reveal else { return 0 };
-        let open = reveal.offers.iter().filter(|(piece, offer)| {
+        let Some(offers) = self.reveal.as_ref().and_then(Reveal::offers) else { return 0 };
+        let open = offers.iter().filter(|(piece, offer)| {
             offer.to == peer
                 && offer.asked_bytes < self.config.geometry.bytes_of(**piece)
                 && self.now.since(offer.at) < OFFER_TIMEOUT
@@ -86,7 +128,7 @@ impl Swarm {
     /// A piece that nobody has and nobody is offered: of the first pieces if there is one, else any.
     fn next_offer(&mut self, peer: PeerKey) -> Option<PieceIndex> {
         let Swarm { reveal, pieces, picker, peers, chance, .. } = self;
-        let offers = &reveal.as_ref()?.offers;
+        let offers = reveal.as_ref()?.offers()?;
         let super::Standing::Active(active) = &peers.get(&peer)?.standing else { return None };
         let unseen = pieces.geometry().all().filter(|piece| {
             pieces.availability(*piece) == 0 && !offers.contains_key(piece) && !active.have.has(*piece)
@@ -99,8 +141,8 @@ impl Swarm {
     /// A peer asked for a block: of an offered piece, that may be the last one.
     pub(super) fn reveal_requested(&mut self, peer: PeerKey, block: Block) {
         let (now, whole) = (self.now, self.config.geometry.bytes_of(block.piece()));
-        let Some(reveal) = &mut self.reveal else { return };
-        let Some(offer) = reveal.offers.get_mut(&block.piece()).filter(|offer| offer.to == peer) else {
+        let Some(Reveal::Passing { offers, .. }) = &mut self.reveal else { return };
+        let Some(offer) = offers.get_mut(&block.piece()).filter(|offer| offer.to == peer) else {
             return;
         };
         offer.asked_bytes = offer.asked_bytes.saturating_add(block.bytes());
@@ -112,24 +154,45 @@ impl Swarm {
 
     /// At every tick: offers that came to nothing are withdrawn, those that arrived are done with.
     pub(super) fn renew_offers(&mut self) {
-        let now = self.now;
-        let Swarm { reveal: Some(reveal), pieces, .. } = self else { return };
-        reveal
-            .offers
-            .retain(|piece, offer| pieces.availability(*piece) == 0 && now.since(offer.at) < OFFER_TIMEOUT);
+        let (now, pieces) = (self.now, &self.pieces);
+        if let Some(Reveal::Passing { offers, .. }) = &mut self.reveal {
+            offers.retain(|piece, offer| {
+                pieces.availability(*piece) == 0 && now.since(offer.at) < OFFER_TIMEOUT
+            });
+        }
         self.reveal_more();
     }
 
-    fn end_reveal_if_done(&mut self) {
-        let Some(reveal) = &self.reveal else { return };
+    fn end_pass_if_done(&mut self) {
+        let Some(Reveal::Passing { since, offers }) = &self.reveal else { return };
         let unseen = |piece: &PieceIndex| self.pieces.availability(*piece) == 0;
         let waiting = self.pieces.geometry().all().filter(unseen).any(|piece| {
             let whole = self.config.geometry.bytes_of(piece);
-            reveal.offers.get(&piece).is_none_or(|offer| offer.asked_bytes < whole)
+            offers.get(&piece).is_none_or(|offer| offer.asked_bytes < whole)
         });
-        if !waiting {
-            self.reveal = None;
-            self.active_keys().into_iter().for_each(|peer| self.tell_everything(peer));
+        if waiting {
+            return;
         }
+        let took = since.map_or(Duration::ZERO, |since| self.now.since(since));
+        let until = self.now.plus((took / DRAIN_SHARE).clamp(DRAIN_MIN, DRAIN_MAX));
+        self.reveal = Some(Reveal::Draining { until, told: BTreeSet::new() });
+        self.drain();
+    }
+
+    /// Tells everything to those who run out of work, and at the end to all. A stock peer can't say that it
+    /// runs out; it is told at once.
+    fn drain(&mut self) {
+        let Some(Reveal::Draining { until, told }) = &self.reveal else { return };
+        let over = self.now >= *until;
+        let asking = |active: &super::Active| over || active.es_have.is_none() || active.hungry;
+        let peers = self.active_peers().filter(|(key, active)| !told.contains(key) && asking(active));
+        let peers: Vec<PeerKey> = peers.map(|(key, _)| key).collect();
+        if let Some(Reveal::Draining { told, .. }) = &mut self.reveal {
+            told.extend(&peers);
+        }
+        if over {
+            self.reveal = None;
+        }
+        peers.into_iter().for_each(|peer| self.tell_everything(peer));
     }
 }
