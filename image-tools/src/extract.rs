@@ -98,10 +98,10 @@ impl Place {
 
     /// Nothing half written stays, except in a file system that was mounted for it.
     fn discard(self) {
-        if let Self::Beside(path) = self {
-            if let Err(error) = std::fs::remove_dir_all(&path) {
-                eprintln!("image-tools: removing the incomplete {}: {error}", path.display());
-            }
+        if let Self::Beside(path) = self
+            && let Err(error) = std::fs::remove_dir_all(&path)
+        {
+            eprintln!("image-tools: removing the incomplete {}: {error}", path.display());
         }
     }
 }

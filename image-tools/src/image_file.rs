@@ -80,14 +80,15 @@ impl ImageFile {
 }
 
 fn read_header(file: &File) -> Result<Header> {
-    let mut bytes = [0; HEADER_FRAME_BYTES as usize];
-    match file.read_exact_at(&mut bytes, 0) {
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
-            bail!("the file is too short for an image")
-        }
-        result => result.context("reading it")?,
-    }
+    let bytes = match read_range(file, 0, HEADER_FRAME_BYTES) {
+        Err(error) if is_end(&error) => bail!("this is not an ESIR image: the file is too short"),
+        bytes => bytes.context("reading it")?,
+    };
     Ok(Header::parse(&bytes)?)
+}
+
+fn is_end(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::UnexpectedEof)
 }
 
 fn read_toc(file: &File, len: u64, header: &Header) -> Result<Toc> {

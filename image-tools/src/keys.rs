@@ -97,12 +97,15 @@ pub(crate) fn sign_manifest(bytes: &[u8], manifest: &Manifest, key: &SecretKey) 
 /// Reads a secret key; asks for its password on the terminal if it has one.
 pub(crate) fn read_secret_key(path: &Path) -> Result<SecretKey> {
     let text = read_short(path)?;
-    let unreadable = || anyhow!("{} is not a minisign secret key", path.display());
-    let parse = || SecretKeyBox::from_string(&text).map_err(|_| unreadable());
+    let parse = || {
+        SecretKeyBox::from_string(&text)
+            .with_context(|| format!("{} is not a minisign secret key", path.display()))
+    };
     if let Ok(key) = parse()?.into_unencrypted_secret_key() {
         return Ok(key);
     }
-    parse()?.into_secret_key(None).with_context(|| format!("opening the secret key {}", path.display()))
+    let wrong = || format!("{} is not a minisign secret key, or the password was wrong", path.display());
+    parse()?.into_secret_key(None).with_context(wrong)
 }
 
 /// The text of a public key file.

@@ -8,6 +8,8 @@
 
 mod bytes;
 mod container;
+#[cfg(test)]
+mod golden;
 mod id;
 mod manifest;
 mod memory;

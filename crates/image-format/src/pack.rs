@@ -216,3 +216,6 @@ pub fn plan_toc_space(draft_len: u64, hashes: u64, stream_bytes: u64) -> u64 {
     let table = draft_len + draft_len / 64 + hashes * 34 + frames * 42 + 1024;
     crate::container::HEADER_FRAME_BYTES + crate::container::TOC_FRAME_HEADER_BYTES + table + PAD_HEADER_BYTES
 }
+
+#[cfg(test)]
+mod tests;

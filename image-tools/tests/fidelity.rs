@@ -1,0 +1,140 @@
+//! What goes into an image comes out again: by our own writer, by GNU tar, and through GNU tar's archives.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+
+mod support;
+
+use std::ffi::OsStr;
+use std::path::Path;
+use std::process::Command;
+
+use support::{Extras, assert_equal, has, is_root, look, make_tree, release, run, succeed};
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+/// A file system that keeps all that the tree has, or a printed line.
+fn can_make(root: &Path) -> bool {
+    let probe = root.join("probe");
+    std::fs::write(&probe, "").unwrap();
+    let trusted = rustix::fs::lsetxattr(&probe, "trusted.x", b"", rustix::fs::XattrFlags::empty()).is_ok();
+    let user = rustix::fs::lsetxattr(&probe, "user.x", b"", rustix::fs::XattrFlags::empty()).is_ok();
+    let flags = rustix::fs::ioctl_getflags(std::fs::File::open(&probe).unwrap()).is_ok();
+    std::fs::remove_file(&probe).unwrap();
+    if !(trusted && user && flags) {
+        println!("skipped: the temporary directory's file system lacks attributes or flags");
+    }
+    trusted && user && flags
+}
+
+#[test]
+fn a_captured_tree_is_extracted_with_everything() {
+    let directory = tempfile::tempdir().unwrap();
+    if !is_root() || !can_make(directory.path()) {
+        return;
+    }
+    let (source, image, out) =
+        (directory.path().join("source"), directory.path().join("all.esir"), directory.path().join("out"));
+    make_tree(&source, Extras::All);
+    let before = look(&source);
+    succeed(&["capture", text(&source), "-o", text(&image), "--no-default-excludes", "--level", "3"]);
+    succeed(&["verify", text(&image)]);
+    succeed(&["extract", text(&image), "-C", text(&out)]);
+    let after = look(&out);
+    release(&source);
+    release(&out);
+    assert_equal(&after, &before);
+}
+
+#[test]
+fn gnu_tar_lists_and_extracts_an_image() {
+    let directory = tempfile::tempdir().unwrap();
+    if !is_root() || !can_make(directory.path()) || !has("tar") || !has("zstd") {
+        return;
+    }
+    let (source, image, out) =
+        (directory.path().join("source"), directory.path().join("tar.esir"), directory.path().join("out"));
+    make_tree(&source, Extras::ForTar);
+    let before = look(&source);
+    succeed(&["capture", text(&source), "-o", text(&image), "--no-default-excludes", "--level", "3"]);
+    let listed = run("tar", &["--zstd".as_ref(), "-tf".as_ref(), image.as_os_str()]);
+    let lines = listed.stdout.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()).count();
+    assert_eq!(lines, before.len());
+    std::fs::create_dir(&out).unwrap();
+    let flags = ["--zstd", "--numeric-owner", "--xattrs", "--xattrs-include=*", "-xpf"].map(OsStr::new);
+    run("tar", &[&flags[..], &[image.as_os_str(), "-C".as_ref(), out.as_os_str()]].concat());
+    assert_equal(&look(&out), &before);
+}
+
+#[test]
+fn an_archive_of_gnu_tar_is_imported() {
+    let directory = tempfile::tempdir().unwrap();
+    if !is_root() || !can_make(directory.path()) || !has("tar") || !has("zstd") {
+        return;
+    }
+    let place = directory.path();
+    let source = place.join("source");
+    make_tree(&source, Extras::ForTar);
+    let before = look(&source);
+    for (number, extra) in
+        [&["--format=posix"][..], &["--format=posix", "--sparse-version=0.1"], &["--zstd", "--format=posix"]]
+            .into_iter()
+            .enumerate()
+    {
+        let archive = place.join(format!("{number}.tar"));
+        let flags = ["--sparse", "--numeric-owner", "--xattrs", "--xattrs-include=*", "-cf"].map(OsStr::new);
+        let extra: Vec<&OsStr> = extra.iter().map(OsStr::new).collect();
+        let rest = [archive.as_os_str(), "-C".as_ref(), source.as_os_str(), ".".as_ref()];
+        run("tar", &[&extra[..], &flags[..], &rest[..]].concat());
+        let (image, out) = (place.join(format!("{number}.esir")), place.join(format!("out{number}")));
+        succeed(&["import", text(&archive), "-o", text(&image), "--level", "1"]);
+        succeed(&["verify", text(&image)]);
+        succeed(&["extract", text(&image), "-C", text(&out)]);
+        assert_equal(&look(&out), &before);
+    }
+}
+
+#[test]
+fn an_image_is_imported_as_the_archive_that_it_is() {
+    let directory = tempfile::tempdir().unwrap();
+    if !is_root() || !can_make(directory.path()) {
+        return;
+    }
+    let (source, first, second) = (
+        directory.path().join("source"),
+        directory.path().join("first.esir"),
+        directory.path().join("second.esir"),
+    );
+    make_tree(&source, Extras::ForTar);
+    succeed(&[
+        "capture",
+        text(&source),
+        "-o",
+        text(&first),
+        "--no-default-excludes",
+        "--level",
+        "3",
+        "--name",
+        "same",
+    ]);
+    succeed(&["import", text(&first), "-o", text(&second), "--level", "3", "--name", "same"]);
+    assert!(
+        std::fs::read(&first).unwrap() == std::fs::read(&second).unwrap(),
+        "the same tree, the same image"
+    );
+}
+
+#[test]
+fn gnu_tar_gives_the_same_stream_as_zstd() {
+    let directory = tempfile::tempdir().unwrap();
+    if !has("zstd") || !has("tar") {
+        return;
+    }
+    let (source, image) = (directory.path().join("source"), directory.path().join("x.esir"));
+    std::fs::create_dir(&source).unwrap();
+    support::random_file(&source.join("random"), 6 << 20);
+    succeed(&["capture", text(&source), "-o", text(&image)]);
+    let test =
+        Command::new("zstd").args(["-t", "-q"]).stdin(std::fs::File::open(&image).unwrap()).status().unwrap();
+    assert!(test.success());
+}
