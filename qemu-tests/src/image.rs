@@ -130,7 +130,8 @@ pub fn signing_key(programs: &Programs, dir: &Path, name: &str) -> Result<(PathB
     let secret = dir.join(format!("{name}.key"));
     let public = dir.join(format!("{name}.pub"));
     if !(secret.is_file() && public.is_file()) {
-        say_and_run(Command::new(&programs.image_tools).arg("keygen").arg("-o").arg(&secret))?;
+        let words = ["keygen", "--no-password", "-o"];
+        say_and_run(Command::new(&programs.image_tools).args(words).arg(dir.join(name)))?;
     }
     Ok((secret, public))
 }
