@@ -139,6 +139,12 @@ impl ObjectRef {
         Ok((Self { hash: ObjectHash::of(&bytes), size: bytes.len() as u64, raw_size, encoding }, bytes))
     }
 
+    /// Describes bytes that [`Self::pack`] packed into zstd before.
+    #[must_use]
+    pub fn packed(bytes: &[u8], raw_size: u64) -> Self {
+        Self { hash: ObjectHash::of(bytes), size: bytes.len() as u64, raw_size, encoding: Encoding::Zstd }
+    }
+
     /// Checks the bytes that came for this object and unpacks them; nothing is unpacked before its hash is
     /// known good.
     ///

@@ -36,13 +36,14 @@ struct Module {
 pub(super) fn build(arguments: &BuildArguments) -> Result<()> {
     let agent = read_agent(&arguments.agent)?;
     let output = Output::begin(&arguments.output)?;
-    let packages = Packages::new(&cache_directory(arguments.cache.as_deref())?)?;
+    let cache = cache_directory(arguments.cache.as_deref())?;
+    let packages = Packages::new(&cache)?;
     let kernel = match (&arguments.kernel, &arguments.modules) {
         (Some(kernel), Some(modules)) => Kernel::from_files(kernel, modules)?,
         _ => Kernel::from_package(&packages, &arguments.kernel_package)?,
     };
     let firmware = Firmware::open(&arguments.firmware, &packages)?;
-    let store_writer = StoreWriter::new(&output.partial);
+    let store_writer = StoreWriter::new(&output.partial, &cache);
     let modules = read_modules(&kernel)?;
     eprintln!("packing {} modules of {}", modules.len(), kernel.release);
     let store = fill_store(&kernel, &modules, &firmware, &packages, &store_writer)?;

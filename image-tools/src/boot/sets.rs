@@ -32,7 +32,7 @@ const NIC_MODULES: [&str; 9] = [
 
 /// What deploying needs beyond the network: disks and their controllers, RAID, file systems and what the
 /// kernel asks for when it mounts them, watchdogs. No graphics, sound, wireless, input.
-const DEPLOY_DIRECTORIES: [&str; 40] = [
+const DEPLOY_DIRECTORIES: [&str; 39] = [
     "kernel/arch/x86/crypto/",
     "kernel/crypto/",
     "kernel/lib/",
@@ -41,7 +41,6 @@ const DEPLOY_DIRECTORIES: [&str; 40] = [
     "kernel/drivers/cdrom/",
     "kernel/drivers/char/hw_random/",
     "kernel/drivers/dca/",
-    "kernel/drivers/firmware/",
     "kernel/drivers/hv/",
     "kernel/drivers/md/",
     "kernel/drivers/message/fusion/",
@@ -77,8 +76,8 @@ const DEPLOY_DIRECTORIES: [&str; 40] = [
 
 /// In those directories, but no use to a node that is being installed: test drivers, consoles, and drives that
 /// are never chosen but take seconds to probe (floppy, CD). Names that begin so.
-const LEFT_OUT: [&str; 8] =
-    ["scsi_debug", "null_blk", "pata_legacy", "test_", "stratix10", "virtio_input", "floppy", "sr_mod"];
+const LEFT_OUT: [&str; 7] =
+    ["scsi_debug", "null_blk", "pata_legacy", "test_", "virtio_input", "floppy", "sr_mod"];
 
 /// The modules that the initrd begins from: network only. Dependencies are not in it yet.
 pub(super) fn nic_roots(index: &ModuleIndex) -> Vec<&str> {

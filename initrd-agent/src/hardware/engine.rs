@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
-use boot_bundle::Lookup;
+use boot_bundle::{LoadStep, Lookup};
 
 use super::arguments::ModuleArguments;
 use super::catalog::{Catalog, InitrdCatalog, ObjectSource};
@@ -20,6 +20,11 @@ const OVERRUNS_MAX: u32 = 5;
 /// Buses whose devices bring in nothing that a deployment needs: processors have aliases of ciphers and of
 /// power drivers. Ciphers come by the soft dependencies of who uses them.
 const LEFT_OUT_BUSES: [&str; 1] = ["cpu:"];
+
+/// Whether devices with this alias are passed over.
+pub(crate) fn is_left_out(alias: &str) -> bool {
+    LEFT_OUT_BUSES.iter().any(|bus| alias.starts_with(bus))
+}
 
 /// What a probe did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -167,8 +172,7 @@ impl Engine {
         if event.action == "add" {
             self.devices += 1;
             for alias in &event.aliases {
-                if self.seen.insert(alias.clone()) && !LEFT_OUT_BUSES.iter().any(|bus| alias.starts_with(bus))
-                {
+                if self.seen.insert(alias.clone()) && !is_left_out(alias) {
                     self.request_alias(alias, objects);
                 }
             }
@@ -213,7 +217,12 @@ impl Engine {
             return;
         }
         let mut steps = Vec::new();
-        for step in order.iter().filter(|step| !self.denied.contains(step.module)) {
+        // What a module can do without, and what failed before, is not fetched again for every module.
+        let in_vain = |module: &str| matches!(self.loader.state(module), Some(LoadState::Failed(_)));
+        let wanted = |step: &&LoadStep<'_>| {
+            !self.denied.contains(step.module) && (step.required || !in_vain(step.module))
+        };
+        for step in order.iter().filter(wanted) {
             match self.image(step.module, objects) {
                 Ok(image) => {
                     steps.push(JobStep { module: step.module.to_owned(), required: step.required, image });

@@ -9,6 +9,7 @@ use node_api::{Device, Inventory, Nic};
 use sysinfo::{CpuRefreshKind, MemoryRefreshKind, RefreshKind, System};
 
 use super::disks::disks_in;
+use super::engine::is_left_out;
 use super::kernel_messages::{MissingFirmware, missing_firmware};
 use super::loader::LoadState;
 use super::root::{Root, attribute, flag, link_name, names_in, number};
@@ -104,6 +105,9 @@ fn missing_driver(
     index: &ModuleIndex,
     states: &BTreeMap<String, LoadState>,
 ) -> Option<String> {
+    if is_left_out(modalias) {
+        return None;
+    }
     let Lookup::Modules(modules) = index.lookup(modalias) else { return None };
     let reason = |module: &&str| match states.get(*module) {
         Some(LoadState::Loaded) => format!("{module} is loaded but does not take it"),

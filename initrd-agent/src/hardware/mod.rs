@@ -126,12 +126,6 @@ impl Hardware {
         engine.check_loaded(names)
     }
 
-    /// Waits until no more devices appear and there is a disk, at most `limit`. Only drivers that are loaded
-    /// can bring one: see [`Self::wait_for_disks_until`].
-    pub(crate) fn wait_for_disks(&self, limit: Duration) -> Vec<Disk> {
-        self.wait_for_disks_until(limit, None, |disks| !disks.is_empty())
-    }
-
     /// Waits until no more devices appear and `enough` holds of the disks, at most `limit`. Drivers for
     /// controllers that appear meanwhile are fetched from `objects`.
     pub(crate) fn wait_for_disks_until(

@@ -18,8 +18,8 @@ pub(crate) fn modprobe(arguments: &[OsString]) -> i32 {
 }
 
 fn wanted(arguments: &[OsString]) -> Option<String> {
-    let words = arguments.iter().skip(1).map(|word| word.to_string_lossy());
-    words.filter(|word| !word.starts_with('-')).last().map(std::borrow::Cow::into_owned)
+    let mut words = arguments.iter().skip(1).map(|word| word.to_string_lossy());
+    words.rfind(|word| !word.starts_with('-')).map(std::borrow::Cow::into_owned)
 }
 
 fn load(root: &Root, name: &str) -> bool {

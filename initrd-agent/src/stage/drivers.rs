@@ -44,14 +44,20 @@ pub(crate) async fn run(
     let (hardware, objects, deny) = (hardware.clone(), objects.clone(), deny.to_vec());
     let work = tokio::task::spawn_blocking(move || load(&hardware, &objects, &deny));
     let (summary, inventory) = work.await?.map_err(|error| DriversError::Store(error.into()))?;
-    for device in &inventory.devices {
+    for device in inventory.devices.iter().filter(|device| is_storage_or_network(&device.modalias)) {
         if let Some(missing) = &device.missing {
-            tracing::debug!("{}: {missing}", device.path);
+            tracing::warn!("{} ({}): {missing}", device.path, device.modalias);
         }
     }
     let disks: Vec<String> = inventory.disks.iter().map(disk_layout::Disk::describe).collect();
     let disks = if disks.is_empty() { "no disk".to_owned() } else { disks.join(", ") };
     Ok(Done { detail: format!("{disks}; {}", describe(&summary)), value: inventory })
+}
+
+/// PCI base classes 01 and 02 (PCI Code and ID Assignment Specification): `pci:v...bc01sc06i01`. Without them
+/// a node can't be installed; other devices may well go without a driver.
+fn is_storage_or_network(modalias: &str) -> bool {
+    modalias.starts_with("pci:") && (modalias.contains("bc01sc") || modalias.contains("bc02sc"))
 }
 
 fn load(
@@ -65,4 +71,17 @@ fn load(
         Err(error) => tracing::warn!("freeing the initrd's modules: {error:#}"),
     }
     Ok((summary, hardware.inventory()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn disk_controllers_and_nics_are_told_from_the_rest() {
+        assert!(is_storage_or_network("pci:v00008086d00002922sv00001AF4sd00001100bc01sc06i01"));
+        assert!(is_storage_or_network("pci:v00008086d0000100Esv00001AF4sd00001100bc02sc00i00"));
+        assert!(!is_storage_or_network("pci:v00001234d00001111sv00001AF4sd00001100bc03sc00i00"));
+        assert!(!is_storage_or_network("acpi:PNP0C0C:"));
+    }
 }

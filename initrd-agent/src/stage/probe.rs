@@ -58,12 +58,8 @@ pub(super) fn describe(summary: &Summary) -> String {
             summary.failed.iter().map(|(module, reason)| format!("{module} {reason}")).collect();
         text.push_str(&format!("; failed: {}", failed.join(", ")));
     }
-    for (word, modules) in
-        [("unfinished", &summary.unfinished), ("not in the bundle", &summary.not_in_bundle)]
-    {
-        if !modules.is_empty() {
-            text.push_str(&format!("; {word}: {}", modules.join(", ")));
-        }
+    if !summary.unfinished.is_empty() {
+        text.push_str(&format!("; unfinished: {}", summary.unfinished.join(", ")));
     }
     text
 }
