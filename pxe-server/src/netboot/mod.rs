@@ -9,6 +9,7 @@ mod dhcp;
 mod http;
 mod net;
 mod policy;
+mod router;
 mod tftp;
 
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -25,6 +26,7 @@ use tracing::{info, warn};
 use self::boot_files::BootPrograms;
 use self::dhcp::{BootNames, Dhcp, POOL_ADDRESSES_MAX, Prefix, Settings, Subnet};
 use self::http::Http;
+use self::router::{Booting, NoRouter};
 use self::tftp::Tftp;
 
 pub(crate) use policy::{BootDecision, BootFiles, BootPolicy, BootRequest, DhcpSeen, Program};
@@ -62,6 +64,7 @@ pub(crate) struct Netboot {
     dhcp: Dhcp,
     tftp: Tftp,
     http: Http,
+    _no_router: Option<NoRouter>,
     http_address: SocketAddrV4,
 }
 
@@ -142,12 +145,20 @@ impl Netboot {
             extra_http,
         );
         let tftp = Tftp::start(&config.interface, SocketAddrV4::new(address, TFTP_PORT), Arc::new(programs))?;
-        let dhcp = Dhcp::start(&config.interface, settings, policy, store)?;
+        let booting = Booting::default();
+        let dhcp = Dhcp::start(&config.interface, settings, policy, store, booting.clone())?;
+        let no_router = match NoRouter::start(&config.interface, booting) {
+            Ok(no_router) => Some(no_router),
+            Err(error) => {
+                info!("nodes with iPXE will wait 16 s for an IPv6 router: {error:#}");
+                None
+            }
+        };
         info!(
             interface = config.interface, %address, network = %prefix, pool = %format_args!("{}-{}", pool.start(), pool.end()),
             http = %http_address, "waiting for nodes"
         );
-        Ok(Self { dhcp, tftp, http, http_address })
+        Ok(Self { dhcp, tftp, http, _no_router: no_router, http_address })
     }
 
     /// Address and port of scripts and boot files, as nodes reach them.

@@ -20,6 +20,7 @@ use super::engine::{Action, Engine, Handled, Port, Reason, Reply, Settings};
 use super::leases::LeaseRecord;
 use crate::netboot::net;
 use crate::netboot::policy::{BootPolicy, DhcpSeen, Program};
+use crate::netboot::router::Booting;
 
 /// Leases that wait for the store. Beyond it packets are dropped and nodes ask again: better than memory without end.
 const STORE_QUEUE_MAX: usize = 4096;
@@ -52,12 +53,13 @@ pub(in crate::netboot) struct DhcpCounters {
 }
 
 impl Dhcp {
-    /// Binds ports 67 and 4011 on `interface`, reads the leases and begins to answer.
+    /// Binds ports 67 and 4011 on `interface`, reads the leases and begins to answer; tells `booting` of every iPXE.
     pub(in crate::netboot) fn start(
         interface: &str,
         settings: Settings,
         policy: Arc<dyn BootPolicy>,
         store: Store,
+        booting: Booting,
     ) -> anyhow::Result<Self> {
         let dhcp = net::bind_udp(interface, SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, SERVER_PORT))?;
         let pxe = net::bind_udp(interface, SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, PXE_PORT))?;
@@ -77,6 +79,7 @@ impl Dhcp {
             pxe,
             to_store,
             to_policy,
+            booting,
             clock: Clock::start(),
             counters: Arc::clone(&counters),
             complaints: Complaints::default(),
@@ -120,6 +123,7 @@ struct Driver {
     pxe: UdpSocket,
     to_store: SyncSender<StoreJob>,
     to_policy: SyncSender<DhcpSeen>,
+    booting: Booting,
     clock: Clock,
     counters: Arc<DhcpCounters>,
     complaints: Complaints,
@@ -156,6 +160,9 @@ impl Driver {
     async fn act(&mut self, handled: Handled) {
         if let Some(seen) = handled.seen {
             tell(&seen, &handled.action);
+            if seen.program == Program::Ipxe {
+                self.booting.note(Instant::now(), seen.mac);
+            }
             // Full or gone: best effort, as the contract says.
             let _ = self.to_policy.try_send(seen);
         }
