@@ -344,7 +344,7 @@ function detailParts(node) {
   if (node.failure) parts.push(section("What is wrong", make("p", "why failed", node.failure.message + " (" + node.failure.code + ", in " + node.failure.stage + "; it will " + node.failure.recovery + ")")));
   if (node.waits_for) parts.push(section("Waits for approval", make("p", "", node.waits_for)));
   parts.push(facts(node));
-  if (node.stages.length) parts.push(section("Stages" + (node.deployment ? " of deployment " + node.deployment : ""), gantt(node)));
+  if (node.stages.length) parts.push(section("Stages of its last boot with an agent", gantt(node)));
   parts.push(section("What happened", timeline(node.history)));
   if (node.log.length) {
     parts.push(section("Last log lines", make("pre", "", node.log.map((line) => (line.uptime_ms / 1000).toFixed(3).padStart(10) + "  " + line.source.padEnd(6) + "  " + line.text).join("\n"))));

@@ -77,8 +77,7 @@ impl Nodes {
         let mut inner = self.lock();
         let Some(name) = inner.by_mac.get(&mac.to_string()).cloned() else { return };
         if let Some(entry) = inner.nodes.get_mut(&name) {
-            entry.live.last_seen_unix_ms = now_unix_ms();
-            entry.live.begin_boot(stage);
+            entry.live.saw(stage, now_unix_ms());
             inner.changed.insert(name);
         }
     }
@@ -137,6 +136,8 @@ impl Nodes {
         let (_, token) = self.token(&body.token).map_err(Refusal::Internal)?.ok_or(Refusal::Token)?;
         let session = hex::encode(random::<32>().map_err(Refusal::Internal)?);
         let rule = self.approving_rule(&body, mac);
+        let seen =
+            self.lock().nodes.get(&token.node).map(|entry| entry.live.seen_stages()).unwrap_or_default();
         let enrolled = self.update(&token.node, |transition, writes| {
             // Read again on each try: of two agents with one token only the first may have it.
             let Some((version, mut token)) = self.token(&body.token)? else { return Ok(Err(Refusal::Token)) };
@@ -148,7 +149,7 @@ impl Nodes {
                 let value = serde_json::to_vec(&token)?;
                 writes.push(Write::put(token_key(&body.token), Expect::Version(version), value));
             }
-            transition.enrolled(&body, sha256_hex(&session), rule.as_deref());
+            transition.enrolled(&body, sha256_hex(&session), rule.as_deref(), seen.clone());
             Ok(Ok(()))
         });
         enrolled.map_err(Refusal::Internal)??;

@@ -26,8 +26,8 @@ use super::text::clean;
 
 /// After so many failures a node gets no new task until a person orders it: it would only wear the disk.
 pub(crate) const FAILURES_MAX: u32 = 5;
-/// Stages of one run that are kept; a node that repeats stages beyond that is still counted in its history.
-const RUN_STAGES_MAX: usize = 128;
+/// Stages of one boot that are kept; a node that repeats stages beyond that is still counted in its history.
+const STAGES_MAX: usize = 128;
 /// Host keys of one installed system; OpenSSH makes four.
 const HOST_KEYS_MAX: usize = 8;
 
@@ -84,13 +84,24 @@ impl<'a> Transition<'a> {
         }
     }
 
-    /// An agent proved that it is this node's. `rule` is the rule that approves it, if one does.
-    pub(crate) fn enrolled(&mut self, body: &EnrolRequestBody, session_sha256: String, rule: Option<&str>) {
+    /// An agent proved that it is this node's. `rule` is the rule that approves it, if one does; `before_enrol` are
+    /// the stages of this boot that the server saw itself.
+    pub(crate) fn enrolled(
+        &mut self,
+        body: &EnrolRequestBody,
+        session_sha256: String,
+        rule: Option<&str>,
+        before_enrol: Vec<StageTime>,
+    ) {
         let again = self.record.boot.as_ref().filter(|boot| boot.node_key == body.node_key);
         let (same_boot, stored_sequence) = again.map_or((false, 0), |boot| (true, boot.stored_sequence));
+        let kernel_unix_ms = again.and_then(|boot| boot.kernel_unix_ms);
         let identity = clean_identity(&body.identity);
         let changed = self.record.identity.as_ref().and_then(|known| identity_change(known, &identity));
         let software = format!("agent {}, kernel {}", body.agent_version, body.kernel_release);
+        if !same_boot {
+            self.record.stages = before_enrol;
+        }
         self.record.identity = Some(identity);
         self.record.firmware = Some(body.firmware);
         self.record.boot = Some(BootSession {
@@ -99,6 +110,7 @@ impl<'a> Transition<'a> {
             node_key: body.node_key.clone(),
             enrolled_unix_ms: self.now_unix_ms,
             stored_sequence,
+            kernel_unix_ms,
             software: clean(&software),
         });
         if let Some(change) = changed {
@@ -219,13 +231,27 @@ impl<'a> Transition<'a> {
             image: image.to_owned(),
             started_unix_ms: self.now_unix_ms,
             ended_unix_ms: None,
-            stages: Vec::new(),
+            boot_nonce: self.record.boot.as_ref().map(|boot| boot.boot_nonce.clone()).unwrap_or_default(),
+            stages: self.record.stages.clone(),
             traffic: None,
             outcome: Outcome::Running,
             failure: None,
         });
         let text = format!("took its task: {image} in deployment {deployment}");
         self.go(NodeState::Deploying { stage: Stage::Await }, Some(Stage::Await), text);
+    }
+
+    /// An agent that has been up for so long speaks now. What comes late only makes the guess later, so the
+    /// earliest one is the best.
+    pub(crate) fn heard_at_uptime(&mut self, uptime_ms: u64) {
+        let guess = self.now_unix_ms.saturating_sub(uptime_ms);
+        let Some(boot) = self.record.boot.as_mut() else { return };
+        let kernel_unix_ms = boot.kernel_unix_ms.map_or(guess, |known| known.min(guess));
+        boot.kernel_unix_ms = Some(kernel_unix_ms);
+        // The kernel's start ends the loading of it.
+        if let Some(load) = self.record.stages.iter_mut().find(|time| time.stage == Stage::Load) {
+            load.took_ms = Some(kernel_unix_ms.saturating_sub(load.began_unix_ms));
+        }
     }
 
     /// One event of the node's agent, unless it is stored already.
@@ -235,9 +261,14 @@ impl<'a> Transition<'a> {
             return;
         }
         boot.stored_sequence = event.sequence;
+        let kernel_unix_ms = boot.kernel_unix_ms;
+        let at_unix_ms =
+            kernel_unix_ms.map_or(self.now_unix_ms, |kernel| kernel.saturating_add(event.uptime_ms));
         match &event.kind {
-            EventKind::Entered { stage } => self.entered(*stage),
-            EventKind::Finished { stage, took_ms, detail } => self.finished(*stage, *took_ms, clean(detail)),
+            EventKind::Entered { stage } => self.entered(*stage, at_unix_ms),
+            EventKind::Finished { stage, took_ms, detail } => {
+                self.finished(*stage, *took_ms, clean(detail), at_unix_ms);
+            }
             EventKind::Failed { stage, code, message, recovery } => {
                 self.failed(*stage, clean(code), clean(message), *recovery);
             }
@@ -252,14 +283,20 @@ impl<'a> Transition<'a> {
                 self.installed(image_id, host_keys);
             }
         }
+        self.copy_stages_to_run();
     }
 
-    fn entered(&mut self, stage: Stage) {
-        let began_unix_ms = self.now_unix_ms;
-        if let Some(run) = self.running()
-            && run.stages.len() < RUN_STAGES_MAX
-        {
-            run.stages.push(StageTime { stage, began_unix_ms, took_ms: None, detail: String::new() });
+    /// A run has the stages of its own boot; one of an earlier boot keeps what it had.
+    fn copy_stages_to_run(&mut self) {
+        let NodeRecord { run: Some(run), boot: Some(boot), stages, .. } = &mut *self.record else { return };
+        if run.boot_nonce == boot.boot_nonce {
+            run.stages.clone_from(stages);
+        }
+    }
+
+    fn entered(&mut self, stage: Stage, began_unix_ms: u64) {
+        if self.record.stages.len() < STAGES_MAX {
+            self.record.stages.push(StageTime { stage, began_unix_ms, took_ms: None, detail: String::new() });
         }
         let text = format!("began {stage}");
         match &self.record.state {
@@ -281,27 +318,18 @@ impl<'a> Transition<'a> {
         }
     }
 
-    fn running(&mut self) -> Option<&mut Run> {
-        self.record
-            .run
-            .as_mut()
-            .filter(|run| run.outcome == Outcome::Running || run.outcome == Outcome::Installed)
-    }
-
-    fn finished(&mut self, stage: Stage, took_ms: u64, detail: String) {
-        let began_unix_ms = self.now_unix_ms.saturating_sub(took_ms);
+    fn finished(&mut self, stage: Stage, took_ms: u64, detail: String, at_unix_ms: u64) {
         let text = match detail.as_str() {
             "" => format!("finished {stage}"),
             detail => format!("finished {stage}: {detail}"),
         };
-        if let Some(run) = self.running() {
-            let has_room = run.stages.len() < RUN_STAGES_MAX;
-            if let Some(time) = run.stages.iter_mut().rfind(|time| time.stage == stage) {
-                time.took_ms = Some(took_ms);
-                time.detail = detail;
-            } else if has_room {
-                run.stages.push(StageTime { stage, began_unix_ms, took_ms: Some(took_ms), detail });
-            }
+        let stages = &mut self.record.stages;
+        if let Some(time) = stages.iter_mut().rfind(|time| time.stage == stage) {
+            time.took_ms = Some(took_ms);
+            time.detail = detail;
+        } else if stages.len() < STAGES_MAX {
+            let began_unix_ms = at_unix_ms.saturating_sub(took_ms);
+            stages.push(StageTime { stage, began_unix_ms, took_ms: Some(took_ms), detail });
         }
         self.note(Some(stage), text);
     }

@@ -396,6 +396,7 @@ fn new_record(name: String, mac: MacAddr) -> Result<NodeRecord> {
         armed: false,
         failures: 0,
         boot: None,
+        stages: Vec::new(),
         run: None,
         installed: None,
         history_next: 0,

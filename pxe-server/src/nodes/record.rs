@@ -30,6 +30,9 @@ pub(crate) struct NodeRecord {
     pub(crate) failures: u32,
     /// The agent that runs on it.
     pub(crate) boot: Option<BootSession>,
+    /// Stages of the boot of that agent, in the order in which they began, those before the task included.
+    #[serde(default)]
+    pub(crate) stages: Vec<StageTime>,
     /// The deployment that runs, or the last one.
     pub(crate) run: Option<Run>,
     /// What is on its disk, as far as this server put it there.
@@ -110,6 +113,9 @@ pub(crate) struct BootSession {
     pub(crate) enrolled_unix_ms: u64,
     /// Highest event sequence that is stored.
     pub(crate) stored_sequence: u64,
+    /// When its kernel started, by the server's clock: the best guess from the uptimes in its events.
+    #[serde(default)]
+    pub(crate) kernel_unix_ms: Option<u64>,
     /// Version of the agent, `uname -r` of its kernel.
     pub(crate) software: String,
 }
@@ -127,7 +133,10 @@ pub(crate) struct Run {
     pub(crate) started_unix_ms: u64,
     /// When it was installed or failed.
     pub(crate) ended_unix_ms: Option<u64>,
-    /// Stages in the order in which they began; those before the task belong to the same boot.
+    /// Nonce of the boot in which it had its task.
+    #[serde(default)]
+    pub(crate) boot_nonce: String,
+    /// Stages of that boot.
     pub(crate) stages: Vec<StageTime>,
     /// Where the image's bytes came from, once it is installed.
     pub(crate) traffic: Option<TrafficCounts>,
@@ -156,7 +165,7 @@ pub(crate) enum Outcome {
 pub(crate) struct StageTime {
     /// Which.
     pub(crate) stage: Stage,
-    /// When the server heard that it began.
+    /// When it began, by the server's clock.
     pub(crate) began_unix_ms: u64,
     /// How long it took by the node's clock; `None` while it runs.
     pub(crate) took_ms: Option<u64>,

@@ -56,6 +56,9 @@ impl Nodes {
                 if boot.is_none_or(|boot| boot.session_sha256 != session_sha256) {
                     bail!("the node has booted again");
                 }
+                if let Some(newest) = report.events.last() {
+                    transition.heard_at_uptime(newest.uptime_ms);
+                }
                 for event in &report.events {
                     transition.event(event);
                 }

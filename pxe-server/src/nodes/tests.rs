@@ -52,7 +52,7 @@ impl World {
             agent_version: "0".into(),
             store_manifest: String::new(),
         };
-        self.change(|t| t.enrolled(&body, format!("session{boot}"), rule.then_some("a rule")));
+        self.change(|t| t.enrolled(&body, format!("session{boot}"), rule.then_some("a rule"), Vec::new()));
     }
 
     /// Takes the task if it may be had.

@@ -50,7 +50,7 @@ pub(crate) struct NodeView {
     pub(crate) ended_unix_ms: Option<u64>,
     /// How it ended.
     pub(crate) outcome: Option<Outcome>,
-    /// Stages of that deployment.
+    /// Stages of its last boot with an agent.
     pub(crate) stages: Vec<StageTime>,
     /// What this server put on its disk.
     pub(crate) installed: Option<Installed>,
@@ -166,7 +166,7 @@ fn view(entry: &Entry) -> NodeView {
         started_unix_ms: run.map(|run| run.started_unix_ms),
         ended_unix_ms: run.and_then(|run| run.ended_unix_ms),
         outcome: run.map(|run| run.outcome),
-        stages: run.map(|run| run.stages.clone()).unwrap_or_default(),
+        stages: record.stages.clone(),
         installed: record.installed.clone(),
     }
 }
