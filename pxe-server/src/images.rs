@@ -41,6 +41,8 @@ pub(crate) struct Image {
     pub(crate) manifest_bytes: Vec<u8>,
     /// Text of the minisign file; `None` for an image that is let through unsigned.
     pub(crate) signature: Option<String>,
+    /// Whether that is a trusted key's signature.
+    pub(crate) is_trusted: bool,
     /// `X.esir.torrent`.
     pub(crate) metainfo_bytes: Vec<u8>,
     /// The same, parsed.
@@ -85,8 +87,21 @@ pub(crate) struct Images {
 pub(crate) struct ImageRules<'a> {
     /// Minisign public keys.
     pub(crate) trusted: &'a [String],
-    /// Lets images without a trusted signature through.
-    pub(crate) allow_unsigned: bool,
+    /// What to do with an image that none of them signed.
+    pub(crate) untrusted: Untrusted,
+}
+
+/// What becomes of an image that no trusted key signed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Untrusted {
+    /// The server does not start.
+    #[default]
+    Refuse,
+    /// It is deployed, and nodes are told to let it through.
+    Allow,
+    /// It is offered as it is, and each node refuses it by itself: what a server in a stranger's hands would do, for
+    /// the tests that show that this gains nothing.
+    LeaveToNodes,
 }
 
 /// That the pieces of a file were read and found right, stored under `image/ID`.
@@ -133,7 +148,7 @@ impl Images {
             id: image.id.clone(),
             name: image.name.clone(),
             is_default: image.id == self.first.id,
-            signed: image.signature.is_some(),
+            signed: image.is_trusted,
             size_bytes: image.manifest.file_size,
             architecture: image.manifest.architecture.clone(),
             distribution: image.manifest.distribution.clone(),
@@ -157,7 +172,7 @@ impl Image {
         };
         let name = || format!("opening the image {}", path.display());
         let manifest_bytes = read_companion(path, "manifest", MANIFEST_BYTES_MAX as u64)?;
-        let signature = check_signature(path, &manifest_bytes, rules)?;
+        let (signature, is_trusted) = check_signature(path, &manifest_bytes, rules)?;
         let manifest = parse_manifest(&manifest_bytes).with_context(name)?;
         if size != manifest.file_size {
             bail!(
@@ -194,6 +209,7 @@ impl Image {
             manifest,
             manifest_bytes,
             signature,
+            is_trusted,
             metainfo_bytes,
             metainfo,
             piece_hashes: pieces.as_chunks::<HASH_BYTES>().0.to_vec(),
@@ -255,7 +271,7 @@ impl Image {
     }
 }
 
-fn check_signature(path: &Path, manifest: &[u8], rules: &ImageRules<'_>) -> Result<Option<String>> {
+fn check_signature(path: &Path, manifest: &[u8], rules: &ImageRules<'_>) -> Result<(Option<String>, bool)> {
     let file = companion(path, "manifest.minisig");
     let text = match fs::metadata(&file) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
@@ -267,19 +283,25 @@ fn check_signature(path: &Path, manifest: &[u8], rules: &ImageRules<'_>) -> Resu
     let problem = match &text {
         None => "it is not signed".to_owned(),
         Some(text) => match verify_signature(manifest, text, rules.trusted) {
-            Ok(_) => return Ok(Some(text.clone())),
+            Ok(_) => return Ok((Some(text.clone()), true)),
             Err(error) => error.to_string(),
         },
     };
-    if rules.allow_unsigned {
-        tracing::warn!("{} is let through without a trusted signature: {problem}", path.display());
-        return Ok(None);
+    match rules.untrusted {
+        Untrusted::Refuse => bail!(
+            "{0} cannot be deployed: {problem}. Sign it with `image-tools sign {0}` and trust the key by --trust \
+             KEY.pub, or start with --allow-unsigned",
+            path.display()
+        ),
+        Untrusted::Allow => {
+            tracing::warn!("{} is let through without a trusted signature: {problem}", path.display());
+            Ok((None, false))
+        }
+        Untrusted::LeaveToNodes => {
+            tracing::warn!("{} is offered although nodes will refuse it: {problem}", path.display());
+            Ok((text, false))
+        }
     }
-    bail!(
-        "{0} cannot be deployed: {problem}. Sign it with `image-tools sign {0}` and trust the key by --trust KEY.pub, \
-         or start with --allow-unsigned",
-        path.display()
-    )
 }
 
 fn companion(path: &Path, suffix: &str) -> PathBuf {

@@ -17,7 +17,7 @@ use crate::bundle::{Bundle, DEFAULT_BUNDLE};
 use crate::clock::now_unix_ms;
 use crate::deployments::Deployments;
 use crate::events::Events;
-use crate::images::{ImageRules, Images};
+use crate::images::{ImageRules, Images, Untrusted};
 use crate::keys::Keys;
 use crate::netboot::{BOOT_FILES_DIR, Netboot, NetbootConfig};
 use crate::nodes::{NodeRules, Nodes};
@@ -58,7 +58,7 @@ pub(crate) async fn serve(site: Site, state: &std::path::Path) -> Result<()> {
     let swarm = Arc::new(SwarmService::new(Arc::clone(&opened.nodes), site.peer_port)?);
     // Bound before anything is answered: a second server, or a port in use, ends here.
     let agent_listener =
-        bind((Ipv4Addr::UNSPECIFIED, site.agent_port).into(), "agent API", "agent_port").await?;
+        bind((listen_address(&site), site.agent_port).into(), "agent API", "agent_port").await?;
     let admin_listener = bind(site.admin, "admin API", "admin").await?;
     let admin_address = admin_listener.local_addr().context("asking for the admin API's address")?;
     let (stopper, stop) = Stop::new();
@@ -77,7 +77,7 @@ pub(crate) async fn serve(site: Site, state: &std::path::Path) -> Result<()> {
             authorized_keys: site.authorized_keys.clone(),
             linger_max_s: site.linger_max_s,
             handover: site.handover,
-            allow_unsigned: site.allow_unsigned,
+            allow_unsigned: site.untrusted == Untrusted::Allow,
         },
         site,
         images: opened.images,
@@ -119,7 +119,7 @@ fn open(site: &Site, state: &std::path::Path) -> Result<Opened> {
     let store = Store::open(&format!("sqlite:{}", state.path("esir.db").display()))
         .with_context(|| format!("opening {}", state.path("esir.db").display()))?;
     let keys = Keys::open(&state, &site.trust)?;
-    let rules = ImageRules { trusted: &keys.trusted_images, allow_unsigned: site.allow_unsigned };
+    let rules = ImageRules { trusted: &keys.trusted_images, untrusted: site.untrusted };
     let images = Images::open(&site.images, &rules, &store)?;
     let bundle = Arc::new(Bundle::open(&state.path(DEFAULT_BUNDLE), &keys.site_trust(&site.name))?);
     let rules = NodeRules { approve: site.approve.clone(), names: site.nodes.clone() };
@@ -137,7 +137,7 @@ async fn start_front(
     let Some(interface) = site.interface.clone() else {
         let address = site.address.unwrap_or(Ipv4Addr::LOCALHOST);
         tracing::info!(%address, "no DHCP, TFTP and boot scripts: nodes are booted by other means");
-        let listener = bind((Ipv4Addr::UNSPECIFIED, site.http_port).into(), "tracker", "http_port").await?;
+        let listener = bind((address, site.http_port).into(), "tracker", "http_port").await?;
         parts.spawn(tls::serve(listener, None, swarm.router(), stop.clone()));
         return Ok(Front { netboot: None, address });
     };
@@ -198,6 +198,12 @@ async fn keep_house(app: Arc<App>, mut stop: Stop) {
             Err(error) => tracing::error!("{error:#}"),
         }
     }
+}
+
+/// Where agents are answered: on the site's address; with netboot, on whichever the interface has.
+fn listen_address(site: &Site) -> Ipv4Addr {
+    let unnamed = if site.interface.is_some() { Ipv4Addr::UNSPECIFIED } else { Ipv4Addr::LOCALHOST };
+    site.address.unwrap_or(unnamed)
 }
 
 async fn bind(address: SocketAddr, what: &str, setting: &str) -> Result<TcpListener> {

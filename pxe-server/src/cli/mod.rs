@@ -6,6 +6,7 @@ mod report;
 mod text;
 mod watch;
 
+use std::io::IsTerminal as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -63,6 +64,9 @@ struct ServeArguments {
     /// Deploy images without a trusted signature
     #[arg(long)]
     allow_unsigned: bool,
+    /// Offer images unchecked, for nodes to refuse
+    #[arg(long, hide = true)]
+    leave_signatures_to_nodes: bool,
     /// Site file
     #[arg(long, value_name = "site.toml")]
     site: Option<PathBuf>,
@@ -106,7 +110,12 @@ fn dispatch(command: Command) -> Result<()> {
 
 fn serve(arguments: ServeArguments) -> Result<()> {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false)
+        .init();
     let overrides = Overrides {
         interface: arguments.interface,
         images: arguments.images,
@@ -114,6 +123,7 @@ fn serve(arguments: ServeArguments) -> Result<()> {
         boot_files: arguments.boot_files,
         trust: arguments.trust,
         allow_unsigned: arguments.allow_unsigned,
+        leave_signatures_to_nodes: arguments.leave_signatures_to_nodes,
         admin: arguments.admin,
         no_netboot: arguments.no_netboot,
     };

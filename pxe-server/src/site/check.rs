@@ -10,6 +10,8 @@ use disk_layout::{Disk, Layout, Plan, Seeds};
 use node_api::{Handover, paths};
 use toml::Spanned;
 
+use crate::images::Untrusted;
+
 use super::raw::{RawDhcp, RawNode, RawServer, RawSite};
 use super::{ApproveRules, Overrides, Site, SiteNode, is_node_name};
 
@@ -78,7 +80,11 @@ impl<'a> Checker<'a> {
             pool,
             lease_s,
             images: all_in_base(raw.image.files),
-            allow_unsigned: overrides.allow_unsigned || raw.image.allow_unsigned.unwrap_or(false),
+            untrusted: match overrides.allow_unsigned || raw.image.allow_unsigned.unwrap_or(false) {
+                _ if overrides.leave_signatures_to_nodes => Untrusted::LeaveToNodes,
+                true => Untrusted::Allow,
+                false => Untrusted::Refuse,
+            },
             trust,
             approve: ApproveRules {
                 all: overrides.approve_all || raw.approve.all.unwrap_or(false),

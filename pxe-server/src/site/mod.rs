@@ -18,6 +18,7 @@ use serde::de::DeserializeOwned;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue, ValueDeserializer};
 
+use crate::images::Untrusted;
 use check::Checker;
 pub(crate) use raw::RawSite;
 
@@ -47,8 +48,8 @@ pub(crate) struct Site {
     pub(crate) lease_s: u32,
     /// Image files, the default first.
     pub(crate) images: Vec<PathBuf>,
-    /// Whether images without a trusted signature are let through.
-    pub(crate) allow_unsigned: bool,
+    /// What becomes of images without a trusted signature.
+    pub(crate) untrusted: Untrusted,
     /// Minisign public key files.
     pub(crate) trust: Vec<PathBuf>,
     /// Machines that need no person.
@@ -106,6 +107,8 @@ pub(crate) struct Overrides {
     pub(crate) trust: Vec<PathBuf>,
     /// `--allow-unsigned`.
     pub(crate) allow_unsigned: bool,
+    /// `--leave-signatures-to-nodes`.
+    pub(crate) leave_signatures_to_nodes: bool,
     /// `--admin`.
     pub(crate) admin: Option<SocketAddr>,
     /// `--no-netboot`.

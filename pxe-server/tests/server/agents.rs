@@ -309,3 +309,27 @@ async fn stranger_without_the_secret_gets_no_piece_and_no_peers() {
     let answer = crate::support::http::send(unknown.http, None, request).await.unwrap();
     assert!(String::from_utf8_lossy(&answer.body).contains("failure reason"), "{answer:?}");
 }
+
+#[tokio::test]
+async fn server_in_a_strangers_hands_cannot_tell_a_node_to_skip_the_signature() {
+    let mut server = Server::prepare(&["--approve-all", "--leave-signatures-to-nodes"]);
+    let (stranger, _) = crate::support::image::make_key(server.folder.path());
+    server.image = crate::support::image::make_image(server.folder.path(), "forged", Some(&stranger));
+    server.start_again().await;
+    let mut agent = Agent::boot(&server, 1).await.unwrap();
+    agent.enrol().await;
+    let task = agent.task(5).await.unwrap();
+    assert!(task.image.signature.is_some() && !task.image.allow_unsigned);
+    assert_eq!(server.json("/v1/images").await[0]["signed"], false);
+}
+
+#[tokio::test]
+async fn unsigned_image_is_deployed_only_where_the_site_allows_it() {
+    let mut server = Server::prepare(&["--approve-all", "--allow-unsigned"]);
+    server.image = crate::support::image::make_image(server.folder.path(), "unsigned", None);
+    server.start_again().await;
+    let mut agent = Agent::boot(&server, 1).await.unwrap();
+    agent.enrol().await;
+    let task = agent.task(5).await.unwrap();
+    assert!(task.image.signature.is_none() && task.image.allow_unsigned);
+}
