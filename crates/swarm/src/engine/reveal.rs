@@ -2,8 +2,8 @@
 //! peers exchange the rest.
 //!
 //! A peer sees one piece that nobody has; as soon as it has asked for the last block it sees the next. Nothing
-//! waits for the piece to spread (BEP 16's rule, which throttles). When every piece is out, the peers have an
-//! eighth of the pass's time to exchange the rest; whoever runs out of work before, and then everyone, gets to
+//! waits for the piece to spread (BEP 16's rule, which throttles). When every piece is out, the peers have a
+//! 32nd of the pass's time to exchange the rest; whoever runs out of work before, and then everyone, gets to
 //! see everything, and the server is a seed like any other.
 //!
 //! ```text
@@ -35,9 +35,9 @@ pub(super) struct Offer {
 }
 
 /// Bounds of the time in which the peers exchange the rest among themselves, and its share of the pass.
-const DRAIN_MIN: Duration = Duration::from_millis(100);
-const DRAIN_MAX: Duration = Duration::from_secs(2);
-const DRAIN_SHARE: u32 = 8;
+const DRAIN_MIN: Duration = Duration::from_millis(50);
+const DRAIN_MAX: Duration = Duration::from_secs(1);
+const DRAIN_SHARE: u32 = 32;
 
 /// Super-seeding: a pass over all pieces, then a time in which the server holds back.
 #[derive(Debug)]
