@@ -35,6 +35,8 @@ pub struct ServerOptions {
     pub trusted: Vec<PathBuf>,
     /// Unknown machines need no approval.
     pub approve_all: bool,
+    /// A forged image is served all the same, so that the node is the one to refuse it.
+    pub leave_signatures_to_nodes: bool,
     /// A site file.
     pub site: Option<PathBuf>,
     /// Port on the machine's loopback for the dashboard; 0 takes any.
@@ -97,6 +99,9 @@ impl Server {
         serve.arg("--image").arg(&self.options.image);
         if self.options.approve_all {
             serve.arg("--approve-all");
+        }
+        if self.options.leave_signatures_to_nodes {
+            serve.arg("--leave-signatures-to-nodes");
         }
         if let Some(site) = &self.options.site {
             serve.arg("--site").arg(site);
