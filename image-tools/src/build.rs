@@ -45,6 +45,9 @@ pub(crate) struct BuildOptions {
     /// Threads that compress [default: one per processor]. The image is the same with any number.
     #[arg(long)]
     threads: Option<usize>,
+    /// MiB that one thread packs in a row. Fewer employ more processors, but each run costs 2 MiB of size on average.
+    #[arg(long, value_name = "MIB", default_value_t = 256, value_parser = clap::value_parser!(u64).range(1..1 << 20))]
+    run_mib: u64,
     /// Sign with this minisign secret key.
     #[arg(long, value_name = "KEY")]
     sign: Option<PathBuf>,
@@ -64,7 +67,14 @@ pub(crate) fn build(tree: &Tree, contents: &dyn Contents, options: &BuildOptions
     let key = options.sign.as_deref().map(keys::read_secret_key).transpose()?;
     let facts = facts::find(tree, contents)?;
     let layout = TarLayout::new(tree)?;
-    let job = runs::Job { tree, layout: &layout, contents, level: options.level, threads: threads(options) };
+    let job = runs::Job {
+        tree,
+        layout: &layout,
+        contents,
+        level: options.level,
+        threads: threads(options),
+        run_bytes: options.run_mib << 20,
+    };
     let files_with_data = tree
         .nodes()
         .iter()

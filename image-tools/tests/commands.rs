@@ -72,6 +72,25 @@ fn two_captures_are_equal_with_any_number_of_threads() {
 }
 
 #[test]
+fn runs_are_packed_in_parallel_and_put_together_in_order() {
+    let place = Place::new();
+    for number in 0..40 {
+        random_file(Path::new(&place.path(&format!("tree/file-{number:02}"))), 300_000 + number);
+    }
+    let one = place.image("a.esir", &["--name", "same", "--run-mib", "2", "--threads", "1"]);
+    let five = place.image("b.esir", &["--name", "same", "--run-mib", "2", "--threads", "5"]);
+    assert!(std::fs::read(&one).unwrap() == std::fs::read(&five).unwrap());
+    succeed(&["verify", &five]);
+    let pads = |image: &str| {
+        let info = inspect(image);
+        let number = |key: &str| info[key].as_u64().unwrap();
+        number("file_size") - number("compressed_bytes") - info["toc"]["len"].as_u64().unwrap()
+    };
+    assert!(pads(&five) > 8 << 20, "several runs, each in containers of its own");
+    assert!(pads(&place.image("c.esir", &[])) < 100_000, "one run");
+}
+
+#[test]
 fn default_excludes_keep_mount_points_and_leave_out_what_is_in_them() {
     let place = Place::new();
     std::fs::write(place.path("tree/etc/secret"), "x").unwrap();

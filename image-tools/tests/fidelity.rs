@@ -7,6 +7,8 @@ use std::ffi::OsStr;
 use std::path::Path;
 use std::process::Command;
 
+use proptest::collection::vec;
+use proptest::prelude::{ProptestConfig, any, proptest};
 use support::{Extras, assert_equal, has, is_root, look, make_tree, release, run, succeed};
 
 fn text(path: &Path) -> &str {
@@ -137,4 +139,57 @@ fn gnu_tar_gives_the_same_stream_as_zstd() {
     let test =
         Command::new("zstd").args(["-t", "-q"]).stdin(std::fs::File::open(&image).unwrap()).status().unwrap();
     assert!(test.success());
+}
+
+/// Makes what one random word asks for in a directory that exists: a file, a directory, a link, holes, a name that
+/// is not text.
+fn make_random(directories: &mut Vec<std::path::PathBuf>, files: &mut Vec<std::path::PathBuf>, word: u64) {
+    use std::os::unix::ffi::OsStrExt as _;
+    let pick =
+        |list: &[std::path::PathBuf]| list[usize::try_from(word >> 8).unwrap_or(0) % list.len()].clone();
+    let name = [word.to_le_bytes()[3] | 0x80, word.to_le_bytes()[4] | 1, b'x']
+        .map(|byte| if byte == b'/' { b'_' } else { byte });
+    let path = pick(directories).join(OsStr::from_bytes(&name));
+    if path.symlink_metadata().is_ok() {
+        return;
+    }
+    match word % 5 {
+        0 => {
+            std::fs::create_dir(&path).unwrap();
+            directories.push(path);
+        }
+        1 => std::os::unix::fs::symlink(OsStr::from_bytes(&name), &path).unwrap(),
+        2 if !files.is_empty() => std::fs::hard_link(pick(files), &path).unwrap(),
+        3 => {
+            let file = std::fs::File::create(&path).unwrap();
+            file.set_len(word >> 43).unwrap();
+            std::os::unix::fs::FileExt::write_all_at(&file, b"data", word >> 44).unwrap();
+            files.push(path);
+        }
+        _ => {
+            support::random_file(&path, usize::try_from(word >> 47).unwrap());
+            std::os::unix::fs::chown(&path, Some(1000 + u32::from(name[0])), Some(3)).unwrap();
+            files.push(path);
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 12, failure_persistence: None, ..ProptestConfig::default() })]
+    #[test]
+    fn any_tree_is_captured_and_extracted_equal(words in vec(any::<u64>(), 0..40)) {
+        let directory = tempfile::tempdir().unwrap();
+        if is_root() {
+            let (source, image, out) =
+                (directory.path().join("source"), directory.path().join("x.esir"), directory.path().join("out"));
+            std::fs::create_dir(&source).unwrap();
+            let (mut directories, mut files) = (vec![source.clone()], vec![]);
+            for word in words {
+                make_random(&mut directories, &mut files, word);
+            }
+            succeed(&["capture", text(&source), "-o", text(&image), "--no-default-excludes", "--level", "1"]);
+            succeed(&["extract", text(&image), "-C", text(&out)]);
+            assert_equal(&look(&out), &look(&source));
+        }
+    }
 }

@@ -22,10 +22,6 @@ use crate::contents::Contents;
 use crate::pending::Pending;
 use crate::progress;
 
-/// Bytes of tar stream per run, about: enough runs for the processors of a build machine, and half a container lost
-/// for each is near 2 % of what it compresses to.
-const RUN_BYTES: u64 = 256 << 20;
-
 /// What is packed and how.
 pub(super) struct Job<'a> {
     pub(super) tree: &'a Tree,
@@ -33,6 +29,8 @@ pub(super) struct Job<'a> {
     pub(super) contents: &'a dyn Contents,
     pub(super) level: i32,
     pub(super) threads: usize,
+    /// Bytes of tar stream per run, about.
+    pub(super) run_bytes: u64,
 }
 
 /// Where the first run goes, and beside what the others are made.
@@ -85,13 +83,16 @@ impl Job<'_> {
         done.into_iter().map(|(_, run)| run).collect()
     }
 
-    /// Ranges of node indices, each of about [`RUN_BYTES`] of stream.
+    /// Ranges of node indices, each of about `run_bytes` of stream. From three quarters on there are two, so
+    /// that a second processor has something to do.
     fn cuts(&self) -> Vec<Range<usize>> {
         let nodes = self.tree.nodes().len();
-        let runs = (self.layout.stream_bytes() / RUN_BYTES).max(1);
+        let stream = self.layout.stream_bytes();
+        let least = if stream >= self.run_bytes / 4 * 3 { 2 } else { 1 };
+        let runs = ((stream + self.run_bytes / 2) / self.run_bytes).max(least);
         let mut cuts = vec![0];
         for run in 1..runs {
-            let wanted = self.layout.stream_bytes() / runs * run;
+            let wanted = stream / runs * run;
             let cut =
                 (0..nodes).collect::<Vec<_>>().partition_point(|&index| self.layout.start(index) < wanted);
             cuts.push(cut);
