@@ -4,9 +4,7 @@
 #[allow(dead_code)] // shared with other test crates, which use other parts of it
 mod common;
 
-use common::{
-    Image, Leecher, PATIENCE, SECRET, image, leecher_config, loopback, seed_config, start, start_leecher,
-};
+use common::{Image, Leecher, SECRET, image, leecher_config, loopback, seed_config, start, start_leecher};
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
@@ -17,7 +15,7 @@ use swarm_net::{
     MemoryStore, Peer, PeerConfig, PeerEvent, PieceHashes, PieceSet, PieceStore, Transfer, TransferError,
     WebSeed, fetch_to_file, seed_file,
 };
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 
 const MIB: usize = 1024 * 1024;
 
@@ -38,6 +36,11 @@ async fn one_leecher_gets_the_image_from_the_seed() {
 struct PacedStore {
     inner: MemoryStore,
     free_at: Mutex<std::time::Instant>,
+}
+
+fn paced(image: &Image) -> Arc<PacedStore> {
+    let inner = MemoryStore::holding(&image.bytes, image.metainfo.piece_length);
+    Arc::new(PacedStore { inner, free_at: Mutex::new(std::time::Instant::now()) })
 }
 
 impl PieceStore for PacedStore {
@@ -61,9 +64,8 @@ impl PieceStore for PacedStore {
 async fn four_leechers_exchange_and_the_seed_sends_little_more_than_one_copy() {
     let image = image(24 * MIB, 256 * 1024, None);
     let (announce, _) = common::tracker(image.metainfo.info_hash).await;
-    let inner = MemoryStore::holding(&image.bytes, image.metainfo.piece_length);
-    let store = Arc::new(PacedStore { inner, free_at: Mutex::new(std::time::Instant::now()) });
-    let config = PeerConfig { store, announce_url: Some(announce.clone()), ..seed_config(&image) };
+    let config =
+        PeerConfig { store: paced(&image), announce_url: Some(announce.clone()), ..seed_config(&image) };
     let seed = Peer::start(config).await.unwrap();
     let mut leechers = Vec::new();
     for _ in 0..4 {
@@ -86,26 +88,18 @@ async fn uploaded_in_the_end(peer: &Peer) -> u64 {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_seed_is_killed_and_comes_back_and_the_leecher_goes_on() {
-    let image = image(60 * MIB, 256 * 1024, None);
-    let seed = Peer::start(seed_config(&image)).await.unwrap();
+    let image = image(16 * MIB, 256 * 1024, None);
+    let slow = PeerConfig { store: paced(&image), ..seed_config(&image) };
+    let seed = Peer::start(slow).await.unwrap();
     let address = seed.local_addr();
     let mut leecher = start_leecher(&image, &[address]).await;
     leecher.sees("a piece", |event| matches!(event, PeerEvent::PieceVerified(_))).await;
     drop(seed);
-    let at_death = Instant::now();
     sleep(Duration::from_millis(700)).await;
-    let before = leecher.peer.stats().verified;
-    assert!(before < leecher.peer.stats().pieces, "too quick to be interrupted");
+    let stats = leecher.peer.stats();
+    assert!(stats.verified < stats.pieces, "too quick to be interrupted");
     let _again = Peer::start(PeerConfig { listen: address, ..seed_config(&image) }).await.unwrap();
     leecher.completes(&image).await;
-    assert!(at_death.elapsed() < PATIENCE);
-}
-
-fn event_piece(event: &PeerEvent) -> u32 {
-    match event {
-        PeerEvent::PieceVerified(piece) => *piece,
-        _ => u32::MAX,
-    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -198,22 +192,6 @@ async fn a_node_that_reaches_no_peer_gets_all_from_the_web_seed() {
     let mut alone = start(PeerConfig { web_seed: Some(web_seed), ..config }, store).await;
     alone.completes(&image).await;
     assert_eq!(alone.peer.stats().web_seed_bytes, image.bytes.len() as u64);
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn first_pieces_come_first() {
-    let image = image(10 * MIB, 256 * 1024, None);
-    let seed = Peer::start(PeerConfig { first_pieces: 0..4, ..seed_config(&image) }).await.unwrap();
-    let (config, store) = leecher_config(&image, &[seed.local_addr()]);
-    let mut leecher = start(PeerConfig { first_pieces: 0..4, ..config }, store).await;
-    let mut order = Vec::new();
-    while order.len() < 40 {
-        let event = leecher.sees("a piece", |event| matches!(event, PeerEvent::PieceVerified(_))).await;
-        order.push(event_piece(&event));
-    }
-    let places: Vec<usize> =
-        (0..4).map(|piece| order.iter().position(|&seen| seen == piece).unwrap()).collect();
-    assert!(places.iter().all(|&place| place < 8), "{order:?}");
 }
 
 fn transfer(image: &Image, path: std::path::PathBuf, first_peers: &[SocketAddr]) -> Transfer {

@@ -108,6 +108,23 @@ fn a_corrupting_peer_is_banned_and_everyone_else_finishes() {
 }
 
 #[test]
+fn the_table_of_contents_comes_before_the_rest() {
+    for super_seed in [true, false] {
+        let mut world = World::new(8 * MIB, 65_536);
+        world.add(SwarmConfig { super_seed, first_pieces: 5..9, ..world.config(true) }, link());
+        let leecher = world.add(SwarmConfig { first_pieces: 5..9, ..world.config(false) }, link());
+        world.run_until(MINUTE, World::all_complete);
+        let verified = world.nodes[leecher.0].events.iter().filter_map(|event| match event {
+            Event::PieceVerified(piece) => Some(piece.get()),
+            _ => None,
+        });
+        let order: Vec<u32> = verified.collect();
+        let places = (5..9).map(|piece| order.iter().position(|&seen| seen == piece).unwrap());
+        assert!(places.max() < Some(6), "{order:?}");
+    }
+}
+
+#[test]
 fn what_a_leaver_owed_is_asked_of_others() {
     let mut world = flash_crowd(3, 8 * MIB, 65_536);
     world.run_for(Duration::from_millis(300));
