@@ -10,9 +10,10 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use node_api::Stage;
 use tracing::field::{Field, Visit};
+use tracing_subscriber::Layer;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::{Context, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
-use tracing_subscriber::{EnvFilter, Layer};
 
 use crate::report::Reporter;
 
@@ -24,13 +25,21 @@ static STAGE: AtomicU8 = AtomicU8::new(2);
 
 /// From now on lines are of this stage.
 pub(crate) fn set_stage(stage: Stage) {
-    let place = Stage::ALL.iter().position(|other| *other == stage).unwrap_or_default();
-    STAGE.store(u8::try_from(place).unwrap_or_default(), Ordering::Relaxed);
+    STAGE.store(place(stage), Ordering::Relaxed);
 }
 
 /// The stage that runs.
 pub(crate) fn stage() -> Stage {
-    Stage::ALL.get(usize::from(STAGE.load(Ordering::Relaxed))).copied().unwrap_or(Stage::Start)
+    at_place(STAGE.load(Ordering::Relaxed))
+}
+
+fn place(stage: Stage) -> u8 {
+    let place = Stage::ALL.iter().position(|other| *other == stage);
+    place.and_then(|place| u8::try_from(place).ok()).unwrap_or_default()
+}
+
+fn at_place(place: u8) -> Stage {
+    Stage::ALL.get(usize::from(place)).copied().unwrap_or(Stage::Start)
 }
 
 /// Makes `/dev/console` standard input, output and error, because the kernel may have started us with none.
@@ -75,7 +84,10 @@ fn cut(line: &str, bytes_max: usize) -> String {
 
 /// Sends every `tracing` event at `info` and above to console, kernel log and report.
 pub(crate) fn install(reporter: Reporter) {
-    let filter = EnvFilter::new("info,hyper=warn,rustls=warn,netlink_proto=warn,netlink_packet_route=error");
+    let filter = Targets::new()
+        .with_default(LevelFilter::INFO)
+        .with_target("hyper", LevelFilter::WARN)
+        .with_target("rustls", LevelFilter::WARN);
     let layer = Lines { reporter }.with_filter(filter);
     // Fails only when a subscriber is there already, which then does the same.
     let _ = tracing_subscriber::registry().with(layer).try_init();
@@ -146,8 +158,10 @@ mod tests {
     }
 
     #[test]
-    fn stages_are_remembered_by_word() {
-        set_stage(Stage::Fetch);
-        assert_eq!(stage(), Stage::Fetch);
+    fn every_stage_has_its_place() {
+        for stage in Stage::ALL {
+            assert_eq!(at_place(place(stage)), stage);
+        }
+        assert_eq!(at_place(2), Stage::Start, "before any stage began");
     }
 }

@@ -59,6 +59,8 @@ pub(crate) fn run() -> ExitCode {
             end = reboot_ordered(&reporter) => end,
         }
     });
+    // A thread that waits for a broken disk must not keep the node from leaving.
+    runtime.shutdown_background();
     match end {
         End::Reboot => ExitCode::from(EXIT_REBOOT),
         End::PowerOff => ExitCode::from(EXIT_POWER_OFF),
@@ -133,6 +135,16 @@ async fn deploy_once(node: &Node<'_>) -> Result<End, Failure> {
     Ok(deploy::leave(node, &accepted, installed).await)
 }
 
+/// Whether a directive means a reboot in this stage. An agent that died while it lingered comes back as one that
+/// waits for a task: for it the end of lingering is the end of the boot.
+fn ends_the_boot(directive: Option<Directive>, stage: Stage) -> bool {
+    match directive {
+        Some(Directive::Reboot) => true,
+        Some(Directive::EndLinger) => stage == Stage::Await,
+        None => false,
+    }
+}
+
 /// Runs a stage until it ends well; its error says how to go on.
 async fn again<T, E: StageError, F>(reporter: &Reporter, stage: Stage, work: impl Fn() -> F) -> Result<T, End>
 where
@@ -202,7 +214,53 @@ async fn reboot_after_failure(reporter: &Reporter) -> End {
 async fn reboot_ordered(reporter: &Reporter) -> End {
     let mut directives = reporter.directives();
     // The sender lives as long as the reporter.
-    let _ = directives.wait_for(|directive| *directive == Some(Directive::Reboot)).await;
+    let _ = directives.wait_for(|directive| ends_the_boot(*directive, console::stage())).await;
     tracing::warn!("the server orders a reboot");
     End::Reboot
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn agent_that_died_while_it_lingered_leaves_when_the_group_is_done() {
+        assert!(ends_the_boot(Some(Directive::EndLinger), Stage::Await));
+        assert!(!ends_the_boot(Some(Directive::EndLinger), Stage::Linger));
+        assert!(ends_the_boot(Some(Directive::Reboot), Stage::Fetch));
+        assert!(!ends_the_boot(None, Stage::Await));
+    }
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("the reason")]
+    struct Fails(Recovery);
+
+    impl StageError for Fails {
+        fn code(&self) -> &'static str {
+            "fails"
+        }
+
+        fn recovery(&self) -> Recovery {
+            self.0
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn stage_that_fails_for_a_passing_reason_is_tried_again() {
+        let reporter = Reporter::new(None);
+        let tries = std::sync::atomic::AtomicU32::new(0);
+        let work = async || match tries.fetch_add(1, std::sync::atomic::Ordering::SeqCst) {
+            0..3 => Err(Fails(Recovery::Retry)),
+            tries => Ok(Done { value: tries, detail: String::new() }),
+        };
+        assert_eq!(again(&reporter, Stage::Network, work).await, Ok(3));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn stage_that_only_another_boot_can_cure_reboots() {
+        let reporter = Reporter::new(None);
+        let ended =
+            again(&reporter, Stage::Start, async || Err::<Done<()>, _>(Fails(Recovery::Reboot))).await;
+        assert_eq!(ended, Err(End::Reboot));
+    }
 }

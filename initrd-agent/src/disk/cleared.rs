@@ -16,6 +16,8 @@ use crate::sys::block;
 /// What is wiped at both ends of the disk and of each new partition: old tables, RAID and LVM labels, file
 /// systems' superblocks (ZFS and md 1.0 have theirs at the end).
 const WIPE_BYTES: u64 = 1 << 20;
+/// Written at once.
+const WIPE_STEP_BYTES: usize = 64 << 10;
 /// udev does not exist here; a kernel thread that still probes the disk is done in less.
 const BUSY_LIMIT: Duration = Duration::from_secs(10);
 /// devtmpfs makes nodes at once; NVMe namespaces took up to a second under load.
@@ -175,11 +177,11 @@ fn wipe_ranges(plan: &Plan, disk_bytes: u64) -> Vec<(u64, u64)> {
 }
 
 fn wipe(device: &File, start: u64, length: u64) -> io::Result<()> {
-    static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+    let zeros = vec![0; WIPE_STEP_BYTES];
     let mut done = 0;
     while done < length {
-        let step = usize::try_from(length - done).unwrap_or(usize::MAX).min(ZEROS.len());
-        device.write_all_at(ZEROS.get(..step).unwrap_or_default(), start + done)?;
+        let step = usize::try_from(length - done).unwrap_or(usize::MAX).min(zeros.len());
+        device.write_all_at(zeros.get(..step).unwrap_or_default(), start + done)?;
         done += u64::try_from(step).unwrap_or(length);
     }
     Ok(())

@@ -19,7 +19,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::net::UdpSocket;
 use tokio::time::{Instant, timeout_at};
 
-use super::link::Links;
+use super::link;
 use super::nic::Interface;
 use crate::failure::BackOff;
 use crate::sys::packet::PacketSocket;
@@ -132,7 +132,7 @@ fn read_answer(asker: &Asker<'_>, packet: &[u8], wants_offer: bool) -> Option<An
 
 /// Keeps the lease alive for ever. An address that nobody confirms is kept, because a node that is being
 /// installed is worth more with it than without; the messages say so.
-pub(crate) async fn keep(links: Links, interface: Interface, mut lease: Lease) {
+pub(crate) async fn keep(interface: Interface, mut lease: Lease) {
     loop {
         tokio::time::sleep(lease.renew_after).await;
         let begun = Instant::now();
@@ -150,7 +150,7 @@ pub(crate) async fn keep(links: Links, interface: Interface, mut lease: Lease) {
             tokio::time::sleep(RENEW_PAUSE).await;
         };
         lease = renewed;
-        if let Err(error) = links.configure(&interface, &lease).await {
+        if let Err(error) = link::configure(&interface, &lease) {
             tracing::warn!("{}: setting the renewed address: {error}", interface.name);
         }
     }

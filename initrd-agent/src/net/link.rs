@@ -1,57 +1,40 @@
-//! Changes to links, addresses and routes, through rtnetlink.
+//! Changes to links, addresses and routes.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::io;
 
 use dhcp_wire::Lease;
-use rtnetlink::{Handle, LinkUnspec, RouteMessageBuilder};
 
 use super::nic::Interface;
+use crate::sys::interface::InterfaceControl;
 
-/// A connection to the kernel's routing tables.
-#[derive(Clone)]
-pub(crate) struct Links {
-    handle: Handle,
+/// Brings an interface up; its carrier follows later.
+pub(crate) fn set_up(interface: &Interface) -> io::Result<()> {
+    InterfaceControl::open()?.set_up(&interface.name)
 }
 
-impl Links {
-    pub(crate) fn open() -> std::io::Result<Self> {
-        let (connection, handle, _) = rtnetlink::new_connection()?;
-        // Ends with the handle.
-        tokio::spawn(connection);
-        Ok(Self { handle })
+/// Gives the interface the lease's address, MTU and default route; repeating it changes nothing.
+pub(crate) fn configure(interface: &Interface, lease: &Lease) -> io::Result<()> {
+    let control = InterfaceControl::open()?;
+    let name = &interface.name;
+    if let Some(mtu) = lease.mtu
+        && let Err(error) = control.set_mtu(name, mtu)
+    {
+        // Some drivers take only their own sizes; the link then works with the one it has.
+        tracing::warn!("{name}: MTU {mtu} was refused: {error}");
     }
-
-    pub(crate) async fn set_up(&self, interface: &Interface) -> Result<(), rtnetlink::Error> {
-        let message = LinkUnspec::new_with_index(interface.index).up().build();
-        self.handle.link().set(message).execute().await
-    }
-
-    /// Gives the interface the lease's address, MTU and default route; repeating it changes nothing.
-    pub(crate) async fn configure(
-        &self,
-        interface: &Interface,
-        lease: &Lease,
-    ) -> Result<(), rtnetlink::Error> {
-        let index = interface.index;
-        if let Some(mtu) = lease.mtu {
-            let message = LinkUnspec::new_with_index(index).mtu(u32::from(mtu)).build();
-            // Some drivers take only their own sizes; the link then works with the one it has.
-            if let Err(error) = self.handle.link().set(message).execute().await {
-                tracing::warn!("{}: MTU {mtu} was refused: {error}", interface.name);
-            }
+    control.set_address(name, lease.address, lease.prefix_len)?;
+    if let Some(router) = lease.routers.first() {
+        if !same_network(lease, *router) {
+            // Some networks give /32 addresses with a router outside of them.
+            control.add_host_route(name, *router)?;
         }
-        let address = IpAddr::V4(lease.address);
-        self.handle.address().add(index, address, lease.prefix_len).replace().execute().await?;
-        if let Some(router) = lease.routers.first() {
-            // On-link, because some networks give /32 addresses with a router outside of them.
-            let route = RouteMessageBuilder::<Ipv4Addr>::new()
-                .destination_prefix(Ipv4Addr::UNSPECIFIED, 0)
-                .gateway(*router)
-                .output_interface(index)
-                .onlink()
-                .build();
-            self.handle.route().add(route).replace().execute().await?;
-        }
-        Ok(())
+        control.add_default_route(name, *router)?;
     }
+    Ok(())
+}
+
+fn same_network(lease: &Lease, other: std::net::Ipv4Addr) -> bool {
+    let host_bits = 32 - u32::from(lease.prefix_len.min(32));
+    let network = |address: std::net::Ipv4Addr| u64::from(u32::from(address)) >> host_bits;
+    network(lease.address) == network(other)
 }

@@ -1,6 +1,6 @@
 //! Links, addresses and leases.
 //!
-//! Read first: [`nic::list`], [`dhcp::acquire`], [`link::Links`].
+//! Read first: [`nic::list`], [`dhcp::acquire`], [`link::configure`].
 
 pub(crate) mod dhcp;
 pub(crate) mod link;

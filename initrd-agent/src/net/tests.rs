@@ -10,7 +10,7 @@ use dhcp_wire::{
 };
 use nix::sched::{CloneFlags, unshare};
 
-use super::link::Links;
+use super::link;
 use super::nic::Interface;
 use crate::net::dhcp;
 use crate::sys::packet::PacketSocket;
@@ -33,16 +33,15 @@ fn in_namespace(story: impl FnOnce() + Send + 'static) {
     ran.join().unwrap();
 }
 
-async fn make_pair() -> (Links, Interface, Interface) {
+async fn make_pair() -> (Interface, Interface) {
     let (connection, handle, _) = rtnetlink::new_connection().unwrap();
     tokio::spawn(connection);
     handle.link().add(rtnetlink::LinkVeth::new("node", "server").build()).execute().await.unwrap();
-    let links = Links::open().unwrap();
     let node = interface("node");
     let server = interface("server");
-    links.set_up(&node).await.unwrap();
-    links.set_up(&server).await.unwrap();
-    (links, node, server)
+    link::set_up(&node).unwrap();
+    link::set_up(&server).unwrap();
+    (node, server)
 }
 
 fn interface(name: &str) -> Interface {
@@ -101,13 +100,13 @@ fn block_on(story: impl Future<Output = ()>) {
 fn node_gets_its_address_also_when_the_first_packet_is_lost() {
     in_namespace(|| {
         block_on(async {
-            let (links, node, server) = make_pair().await;
+            let (node, server) = make_pair().await;
             let serving = serve(PacketSocket::open(server.index).unwrap(), 1);
             let lease = dhcp::acquire(&node, Duration::from_secs(20)).await.unwrap();
             assert_eq!((lease.address, lease.prefix_len, lease.server), (NODE, 24, SERVER));
             // Twice, as an agent that was started again does.
-            links.configure(&node, &lease).await.unwrap();
-            links.configure(&node, &lease).await.unwrap();
+            link::configure(&node, &lease).unwrap();
+            link::configure(&node, &lease).unwrap();
             let route = std::fs::read_to_string("/proc/thread-self/net/route").unwrap();
             assert!(route.contains("node\t00000000\t0100630A"), "default route by 10.99.0.1: {route}");
             serving.abort();
@@ -119,7 +118,7 @@ fn node_gets_its_address_also_when_the_first_packet_is_lost() {
 fn silent_network_is_an_error_that_names_the_interface() {
     in_namespace(|| {
         block_on(async {
-            let (_links, node, _server) = make_pair().await;
+            let (node, _server) = make_pair().await;
             let error = dhcp::acquire(&node, Duration::from_millis(300)).await.unwrap_err();
             assert!(error.to_string().contains("on node within"), "{error}");
         });

@@ -193,11 +193,10 @@ pub(crate) async fn send(reporter: Reporter, session: Session, interval: Duratio
     let mut away: Option<BackOff> = None;
     let mut refusals = 0;
     let mut last_sent: Option<Instant> = None;
-    let mut last_progress = None;
     loop {
         let (request, in_flight) = reporter.queue().batch();
         let due = last_sent.is_none_or(|sent| sent.elapsed() >= HEARTBEAT);
-        if !due && !reporter.queue().has_news() && request.progress == last_progress {
+        if !due && !reporter.queue().has_news() {
             wait_for_more(&reporter, interval).await;
             continue;
         }
@@ -208,7 +207,6 @@ pub(crate) async fn send(reporter: Reporter, session: Session, interval: Duratio
                 }
                 refusals = 0;
                 last_sent = Some(Instant::now());
-                last_progress = request.progress;
                 reporter.acknowledge(in_flight, &reply);
                 wait_for_more(&reporter, interval).await;
             }

@@ -48,6 +48,7 @@ pub(crate) struct Queue {
 pub(crate) struct InFlight {
     log_lines: usize,
     log_dropped: u64,
+    progress: Option<Progress>,
     has_inventory: bool,
 }
 
@@ -63,6 +64,10 @@ impl Queue {
         if self.events.len() >= EVENTS_MAX {
             let least = self.events.iter().position(|event| matches!(event.kind, EventKind::Entered { .. }));
             self.events.remove(least.unwrap_or_default());
+        }
+        if matches!(kind, EventKind::Entered { .. }) {
+            // The last figure of one stage says nothing of the next, and would seem to lead back to it.
+            self.progress = None;
         }
         self.last_sequence += 1;
         let sequence = self.last_sequence;
@@ -96,7 +101,7 @@ impl Queue {
 
     /// Whether anything waits that is worth a request now.
     pub(crate) fn has_news(&self) -> bool {
-        !self.events.is_empty() || !self.log.is_empty() || self.inventory.is_some()
+        !self.events.is_empty() || !self.log.is_empty() || self.inventory.is_some() || self.progress.is_some()
     }
 
     /// Whether every event up to this one is stored at the server.
@@ -110,6 +115,7 @@ impl Queue {
         let in_flight = InFlight {
             log_lines: log.len(),
             log_dropped: self.log_dropped,
+            progress: self.progress,
             has_inventory: self.inventory.is_some(),
         };
         if self.log_dropped > 0 {
@@ -140,6 +146,9 @@ impl Queue {
         self.log_dropped = u64::try_from(lost).unwrap_or(u64::MAX);
         if in_flight.has_inventory {
             self.inventory = None;
+        }
+        if self.progress == in_flight.progress {
+            self.progress = None;
         }
     }
 
@@ -205,6 +214,30 @@ mod tests {
         queue.acknowledge(in_flight, &stored(0));
         let (request, _) = queue.batch();
         assert_eq!(request.log[0].text, (10 + LOG_LINES_PER_BATCH).to_string());
+    }
+
+    #[test]
+    fn progress_is_sent_once_and_ends_with_its_stage() {
+        let progress = |done_bytes| Progress {
+            stage: Stage::Fetch,
+            done_bytes,
+            total_bytes: 9,
+            traffic: node_api::TrafficCounts::default(),
+            peers: 1,
+        };
+        let mut queue = Queue::default();
+        queue.set_progress(progress(1));
+        let (request, in_flight) = queue.batch();
+        assert_eq!(request.progress, Some(progress(1)));
+        queue.set_progress(progress(2));
+        queue.acknowledge(in_flight, &stored(0));
+        let (request, in_flight) = queue.batch();
+        assert_eq!(request.progress, Some(progress(2)));
+        queue.acknowledge(in_flight, &stored(0));
+        assert!(!queue.has_news());
+        queue.set_progress(progress(3));
+        queue.push_event(entered(Stage::Verify), Moment::default());
+        assert_eq!(queue.batch().0.progress, None, "a late figure would lead back to the stage before");
     }
 
     #[test]

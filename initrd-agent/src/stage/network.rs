@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::Done;
 use crate::failure::StageError;
 use crate::net::dhcp::{self, DhcpError};
-use crate::net::link::Links;
+use crate::net::link;
 use crate::net::nic::{self, CLASS_NET, Interface};
 
 /// Spanning tree holds a port back for up to 50 s, and drivers reset the PHY once more after iPXE.
@@ -40,9 +40,6 @@ pub(crate) enum NetworkError {
     /// No NIC that any driver knows.
     #[error("no network interface was found; check the NIC and its driver and firmware in the boot bundle")]
     NoInterface,
-    /// rtnetlink failed as such.
-    #[error("talking to the kernel's network")]
-    Kernel(#[source] std::io::Error),
     /// Interfaces, but no lease.
     #[error("no interface got an address ({0}); check cable, switch port and DHCP server")]
     NoLease(String),
@@ -52,7 +49,6 @@ impl StageError for NetworkError {
     fn code(&self) -> &'static str {
         match self {
             Self::NoInterface => "no-nic",
-            Self::Kernel(_) => "network-kernel",
             Self::NoLease(_) => "no-lease",
         }
     }
@@ -65,25 +61,24 @@ impl StageError for NetworkError {
 /// Tries every interface once, the one that booted longest; renewal then goes on in the background.
 pub(crate) async fn run(boot_mac: Option<[u8; 6]>) -> Result<Done<Online>, NetworkError> {
     let boot_mac = boot_mac.map(MacAddr);
-    let links = Links::open().map_err(NetworkError::Kernel)?;
     let interfaces = wait_for_interfaces(boot_mac).await;
     if interfaces.is_empty() {
         return Err(NetworkError::NoInterface);
     }
     // All at once, so that links train while the first one is asked.
     for interface in &interfaces {
-        if let Err(error) = links.set_up(interface).await {
+        if let Err(error) = link::set_up(interface) {
             tracing::warn!("{}: setting the link up: {error}", interface.name);
         }
     }
     let mut reasons = Vec::new();
     for interface in interfaces {
         let booted = Some(interface.mac) == boot_mac;
-        match try_one(&links, &interface, booted).await {
+        match try_one(&interface, booted).await {
             Ok(lease) => {
                 write_resolv_conf(&lease);
                 let detail = describe(&interface, &lease);
-                tokio::spawn(dhcp::keep(links, interface.clone(), lease));
+                tokio::spawn(dhcp::keep(interface.clone(), lease));
                 return Ok(Done { value: Online { interface }, detail });
             }
             Err(reason) => {
@@ -113,7 +108,7 @@ async fn wait_for_interfaces(boot_mac: Option<MacAddr>) -> Vec<Interface> {
     }
 }
 
-async fn try_one(links: &Links, interface: &Interface, booted: bool) -> Result<Lease, String> {
+async fn try_one(interface: &Interface, booted: bool) -> Result<Lease, String> {
     let (link_limit, lease_limit) =
         if booted { (BOOT_LINK_LIMIT, BOOT_LEASE_LIMIT) } else { (OTHER_LINK_LIMIT, OTHER_LEASE_LIMIT) };
     if !wait_for_carrier(interface, link_limit).await {
@@ -127,9 +122,7 @@ async fn try_one(links: &Links, interface: &Interface, booted: bool) -> Result<L
     let lease = dhcp::acquire(interface, lease_limit)
         .await
         .map_err(|error: DhcpError| crate::console::chain(&error))?;
-    links
-        .configure(interface, &lease)
-        .await
+    link::configure(interface, &lease)
         .map_err(|error| format!("{}: setting {}: {error}", interface.name, lease.address))?;
     Ok(lease)
 }
