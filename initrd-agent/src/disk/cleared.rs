@@ -138,7 +138,8 @@ impl ClearedDisk {
         let device = table::write(self.device, &self.plan, self.disk.size_bytes)
             .map_err(|source| ClearError::Table { disk: disk.clone(), source })?;
         device.sync_all().map_err(failed("writing the partition table of"))?;
-        announce(&device, &self.plan).map_err(|source| ClearError::Reread { disk: disk.clone(), source })?;
+        announce(&device, &disk, &self.plan)
+            .map_err(|source| ClearError::Reread { disk: disk.clone(), source })?;
         // Whoever makes file systems claims the partitions, which the claim on the whole disk would refuse.
         drop(device);
         for partition in self.plan.partitions() {
@@ -188,13 +189,14 @@ fn wipe(device: &File, start: u64, length: u64) -> io::Result<()> {
 }
 
 /// Makes the kernel know the new partitions: as a whole, else one by one.
-fn announce(device: &File, plan: &Plan) -> Result<(), Errno> {
+fn announce(device: &File, disk: &str, plan: &Plan) -> Result<(), Errno> {
     let deadline = Instant::now() + BUSY_LIMIT;
     loop {
         match block::reread_partitions(device) {
-            Ok(()) => return Ok(()),
+            // A kernel that knows no GPT finds nothing and says nothing.
+            Ok(()) if plan.partitions().iter().all(|one| is_known(&one.device_name(disk))) => return Ok(()),
             Err(Errno::EBUSY) if Instant::now() < deadline => std::thread::sleep(POLL),
-            Err(_) => break,
+            Ok(()) | Err(_) => break,
         }
     }
     // BLKRRPART refuses while any partition is open; BLKPG asks only about the one in question.
@@ -210,6 +212,10 @@ fn announce(device: &File, plan: &Plan) -> Result<(), Errno> {
         block::add_partition(device, partition.number, start, partition.size_bytes(plan.sector_bytes()))?;
     }
     Ok(())
+}
+
+fn is_known(partition: &str) -> bool {
+    Path::new("/sys/class/block").join(partition).exists()
 }
 
 /// Waits until the device is there with the size that it should have.
@@ -244,47 +250,4 @@ fn find_holder(class_block: &Path, disk: &str) -> Option<String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn plan(size_bytes: u64) -> Plan {
-        let disk = Disk { name: "sda".into(), size_bytes, logical_sector_bytes: 512, ..Disk::default() };
-        Plan::make(&Layout::default(), &disk, &Seeds { image_id: [1; 32], fresh: [2; 32] }).unwrap()
-    }
-
-    #[test]
-    fn both_ends_of_everything_are_wiped_and_the_old_table_last() {
-        let size = 2 << 30;
-        let ranges = wipe_ranges(&plan(size), size);
-        assert_eq!(ranges.first(), Some(&(size - WIPE_BYTES, WIPE_BYTES)));
-        assert_eq!(ranges.last(), Some(&(0, WIPE_BYTES)));
-        assert!(ranges.iter().all(|(start, length)| start + length <= size));
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("disk");
-        fs::write(&path, vec![0xff; 4 << 20]).unwrap();
-        let device = OpenOptions::new().write(true).open(&path).unwrap();
-        wipe(&device, 1 << 20, (1 << 20) + 5).unwrap();
-        let bytes = fs::read(&path).unwrap();
-        assert!(bytes[1 << 20..(2 << 20) + 5].iter().all(|byte| *byte == 0));
-        assert_eq!((bytes[(1 << 20) - 1], bytes[(2 << 20) + 5]), (0xff, 0xff));
-    }
-
-    #[test]
-    fn disk_in_a_raid_is_in_use_also_by_a_partition() {
-        let class = tempfile::tempdir().unwrap();
-        let sda = class.path().join("sda");
-        fs::create_dir_all(sda.join("holders")).unwrap();
-        fs::create_dir_all(sda.join("sda1/holders")).unwrap();
-        fs::write(sda.join("sda1/partition"), "1").unwrap();
-        assert_eq!(find_holder(class.path(), "sda"), None);
-        fs::create_dir_all(sda.join("sda1/holders/md127")).unwrap();
-        assert_eq!(find_holder(class.path(), "sda"), Some("md127".into()));
-    }
-
-    #[test]
-    fn refusals_of_the_rule_reach_the_operator_as_they_are() {
-        let seeds = Seeds { image_id: [1; 32], fresh: [2; 32] };
-        let error = ClearedDisk::open(&Layout::default(), &[], &seeds).unwrap_err();
-        assert!(matches!(error, ClearError::Choose(ChooseError::NoDisk)));
-    }
-}
+mod tests;

@@ -14,3 +14,6 @@ mod table;
 pub(crate) use cleared::{ClearError, ClearedDisk};
 pub(crate) use format::{FormatError, make_file_systems, modules_for, tools_for};
 pub(crate) use mounts::{MountError, Mounted, release};
+
+#[cfg(test)]
+mod tests;

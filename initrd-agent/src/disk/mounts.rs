@@ -129,7 +129,7 @@ fn mount_one(device: &str, fs: FileSystem, place: &Path) -> Result<(), MountErro
 
 /// Unmounts the ESP and everything at and below the new root, also what an earlier agent of this boot left.
 pub(crate) fn release() -> Result<(), MountError> {
-    let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    let mounts = fs::read_to_string("/proc/thread-self/mounts").unwrap_or_default();
     for place in below(&mounts, ESP).into_iter().chain(below(&mounts, ROOT)) {
         unmount_one(&place)?;
     }
