@@ -1,6 +1,7 @@
 //! One task from `join` to `handover`: each stage takes what the one before it made.
 
 use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use node_api::Stage;
 
@@ -71,6 +72,7 @@ async fn personalise(
     if let Err(error) = fetch::remove_journal(mounted.root()) {
         tracing::warn!("removing the journal: {error}");
     }
+    let record = record(accepted).to_string();
     let personal = Personal {
         root: mounted.root(),
         esp,
@@ -79,10 +81,23 @@ async fn personalise(
         identity: &accepted.task.identity,
         boot_mac: node.boot_mac,
         manifest: &accepted.image.manifest_bytes,
+        record: &record,
     };
     let own = make_own(&personal).await?;
     let detail = format!("{} on /dev/{}", accepted.task.identity.hostname, mounted.disk().name);
     Ok(Done { value: own, detail })
+}
+
+/// What an installed system knows of its origin.
+fn record(accepted: &Accepted) -> serde_json::Value {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    serde_json::json!({
+        "node": accepted.task.binding.node,
+        "image": accepted.task.image.name,
+        "image_id": accepted.image.manifest.image_id.to_string(),
+        "installed_unix_s": now.as_secs(),
+        "agent_version": env!("CARGO_PKG_VERSION"),
+    })
 }
 
 /// Why the system could not be made this node's own.

@@ -13,6 +13,8 @@ use super::cleared::Partitioned;
 const TOOL_LIMIT: Duration = Duration::from_mins(10);
 /// Where installed tools are.
 const TOOL_PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
+/// mke2fs knows fewer.
+const FEATURES_MAX: usize = 64;
 /// The end of what a tool printed explains its failure.
 const OUTPUT_CHARACTERS_MAX: usize = 2000;
 
@@ -59,12 +61,17 @@ pub(crate) fn modules_for(plan: &Plan) -> Vec<&'static str> {
     modules
 }
 
-/// Makes every file system of the plan, one after the other.
-pub(crate) async fn make_file_systems(partitioned: Partitioned) -> Result<Formatted, FormatError> {
+/// Makes every file system of the plan, one after the other. `root_features` are those of ext4 that the image's
+/// boot loader or kernel needs or cannot read, as `mke2fs -O` takes them.
+pub(crate) async fn make_file_systems(
+    partitioned: Partitioned,
+    root_features: &[String],
+) -> Result<Formatted, FormatError> {
     for partition in partitioned.plan().partitions() {
         let Some((fs, id)) = partition.fs else { continue };
         let device = partition.device_name(&partitioned.disk().name);
-        run(tool(fs), &arguments(fs, id, partition.role, &device), &device).await?;
+        let features = if partition.role == PartitionRole::Root { root_features } else { &[] };
+        run(tool(fs), &arguments(fs, id, partition.role, features, &device), &device).await?;
         tracing::info!("/dev/{device}: {} {id}", fs.word());
     }
     Ok(Formatted { partitioned })
@@ -79,16 +86,22 @@ const fn tool(fs: FileSystem) -> &'static str {
     }
 }
 
-fn arguments(fs: FileSystem, id: FsId, role: PartitionRole, device: &str) -> Vec<String> {
+fn arguments(
+    fs: FileSystem,
+    id: FsId,
+    role: PartitionRole,
+    features: &[String],
+    device: &str,
+) -> Vec<String> {
     let id = match id {
         FsId::Uuid(uuid) => uuid.to_string(),
         FsId::Volume(volume) => format!("{volume:08x}"),
     };
     let label = role.word();
+    let features = ext4_features(features);
     let text = match fs {
-        // GRUB up to 2.06 cannot read the two features, which newer mke2fs sets by itself.
         FileSystem::Ext4 => format!(
-            "-F -q -t ext4 -O ^metadata_csum_seed,^orphan_file -U {id} -L {label} \
+            "-F -q -t ext4 -O {features} -U {id} -L {label} \
              -E lazy_itable_init=1,lazy_journal_init=1"
         ),
         // Large extent counters are unknown to GRUB before 2.12.
@@ -99,6 +112,20 @@ fn arguments(fs: FileSystem, id: FsId, role: PartitionRole, device: &str) -> Vec
     let mut arguments: Vec<String> = text.split_ascii_whitespace().map(str::to_owned).collect();
     arguments.push(format!("/dev/{device}"));
     arguments
+}
+
+/// The features that every GRUB of the field reads, and what the image says of its own.
+fn ext4_features(of_image: &[String]) -> String {
+    // GRUB up to 2.06 cannot read these two, which newer mke2fs sets by itself.
+    let mut features = vec!["^metadata_csum_seed", "^orphan_file"];
+    for feature in of_image {
+        let word = feature.strip_prefix('^').unwrap_or(feature);
+        let plain = !word.is_empty() && word.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+        if plain && features.len() < FEATURES_MAX && !features.contains(&feature.as_str()) {
+            features.push(feature);
+        }
+    }
+    features.join(",")
 }
 
 async fn run(tool: &'static str, arguments: &[String], device: &str) -> Result<(), FormatError> {
@@ -146,7 +173,7 @@ mod tests {
     #[test]
     fn every_file_system_gets_its_identity() {
         let uuid = FsId::Uuid(uuid::Uuid::from_bytes([0x11; 16]));
-        let line = |fs, id, role| arguments(fs, id, role, "sda3").join(" ");
+        let line = |fs, id, role| arguments(fs, id, role, &[], "sda3").join(" ");
         let ext4 = line(FileSystem::Ext4, uuid, PartitionRole::Root);
         assert!(ext4.contains("-U 11111111-1111-1111-1111-111111111111"), "{ext4}");
         assert!(
@@ -156,6 +183,12 @@ mod tests {
         let vfat = line(FileSystem::Vfat, FsId::Volume(0x1a2b), PartitionRole::Esp);
         assert_eq!(vfat, "-F 32 -i 00001a2b -n ESP /dev/sda3");
         assert!(line(FileSystem::Xfs, uuid, PartitionRole::Data).contains("-m uuid=1111"));
+    }
+
+    #[test]
+    fn features_of_the_image_are_added_and_nothing_else_gets_through() {
+        let of_image = ["^orphan_file", "^metadata_csum", "casefold", "-U clear", ""].map(str::to_owned);
+        assert_eq!(ext4_features(&of_image), "^metadata_csum_seed,^orphan_file,^metadata_csum,casefold");
     }
 
     #[test]

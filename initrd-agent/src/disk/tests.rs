@@ -69,7 +69,7 @@ fn prepare(layout: &Layout, disk: &Disk) -> Mounted {
     let cleared = ClearedDisk::open(layout, std::slice::from_ref(disk), &seeds).unwrap();
     let partitioned = cleared.partition().unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let formatted = runtime.block_on(make_file_systems(partitioned)).unwrap();
+    let formatted = runtime.block_on(make_file_systems(partitioned, &[])).unwrap();
     Mounted::mount(formatted).unwrap()
 }
 

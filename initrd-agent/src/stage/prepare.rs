@@ -81,7 +81,9 @@ pub(crate) async fn run(
     let detail = format!("/dev/{}", cleared.disk().describe());
     tokio::task::block_in_place(|| fetch_tools(hardware, objects, cleared.plan()))?;
     let partitioned = tokio::task::spawn_blocking(move || cleared.partition()).await??;
-    let formatted = disk::make_file_systems(partitioned).await?;
+    let of_root = &accepted.image.manifest.root_file_system;
+    let features = if of_root.kind == "ext4" { of_root.features.as_slice() } else { &[] };
+    let formatted = disk::make_file_systems(partitioned, features).await?;
     let mounted = Mounted::mount(formatted)?;
     Ok(Done { value: mounted, detail })
 }

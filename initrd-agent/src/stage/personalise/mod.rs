@@ -41,6 +41,8 @@ pub(crate) struct Personal<'a> {
     pub(crate) boot_mac: [u8; 6],
     /// The image's manifest, as signed.
     pub(crate) manifest: &'a [u8],
+    /// What, when and by whom, as JSON for the installed system's own record.
+    pub(crate) record: &'a str,
 }
 
 /// The installed system is complete, read back and boots.
@@ -96,6 +98,7 @@ pub(crate) async fn make_own(personal: &Personal<'_>) -> Result<OwnSystem, Perso
     let manager = network::write_network(&mut tree, personal.boot_mac)?;
     tracing::info!("named {}, network by {manager:?}", personal.identity.hostname);
     tree.write(format!("{RECORD_FOLDER}/manifest"), personal.manifest, 0o644)?;
+    tree.write(format!("{RECORD_FOLDER}/installed.json"), personal.record.as_bytes(), 0o644)?;
 
     let chroot = Chroot::open(personal.root)?;
     make_host_keys(&tree, &chroot).await?;
