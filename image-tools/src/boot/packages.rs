@@ -1,5 +1,7 @@
 //! Debian packages, fetched with apt into a cache and unpacked there; nothing is installed.
 
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -14,6 +16,9 @@ const ARCHIVE_KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 pub(super) struct Packages {
     cache: PathBuf,
     apt_options: Vec<OsString>,
+    /// What apt said before: each question takes it most of a second.
+    dependencies: RefCell<BTreeMap<String, Vec<String>>>,
+    unpacked: RefCell<BTreeMap<String, PathBuf>>,
 }
 
 impl Packages {
@@ -22,7 +27,8 @@ impl Packages {
         std::fs::create_dir_all(cache).with_context(|| format!("making the cache {}", cache.display()))?;
         let cache = cache.canonicalize().with_context(|| format!("finding the cache {}", cache.display()))?;
         // apt would drop to its own user, who may not write into our cache.
-        Ok(Self { cache, apt_options: vec!["-o".into(), "APT::Sandbox::User=root".into()] })
+        let apt_options = vec!["-o".into(), "APT::Sandbox::User=root".into()];
+        Ok(Self { cache, apt_options, dependencies: RefCell::default(), unpacked: RefCell::default() })
     }
 
     /// The same archives with another component, such as `non-free-firmware`, in lists of our own: apt's
@@ -83,16 +89,30 @@ impl Packages {
 
     /// What a package depends on, in its own order, alternatives and virtual packages left out.
     pub(super) fn dependencies(&self, package: &str) -> Result<Vec<String>> {
+        if let Some(known) = self.dependencies.borrow().get(package) {
+            return Ok(known.clone());
+        }
         let text = self.output("apt-cache", &["depends", package], &self.cache)?;
         let words = text.lines().filter_map(|line| {
             let line = line.trim();
             line.strip_prefix("Depends: ").or_else(|| line.strip_prefix("PreDepends: "))
         });
-        Ok(words.filter(|word| !word.starts_with('<')).map(str::to_owned).collect())
+        let names: Vec<String> = words.filter(|word| !word.starts_with('<')).map(str::to_owned).collect();
+        self.dependencies.borrow_mut().insert(package.to_owned(), names.clone());
+        Ok(names)
     }
 
     /// Fetches a package unless the cache has that version, unpacks it, and says where.
     pub(super) fn unpacked(&self, package: &str) -> Result<PathBuf> {
+        if let Some(known) = self.unpacked.borrow().get(package) {
+            return Ok(known.clone());
+        }
+        let directory = self.fetch_and_unpack(package)?;
+        self.unpacked.borrow_mut().insert(package.to_owned(), directory.clone());
+        Ok(directory)
+    }
+
+    fn fetch_and_unpack(&self, package: &str) -> Result<PathBuf> {
         let archive = self.fetch(package)?;
         let name = archive.file_stem().context("a package file has a name")?;
         let directory = self.cache.join("unpacked").join(name);
