@@ -80,11 +80,13 @@ async fn stages(reporter: &Reporter) -> Result<End, End> {
     let enrolled =
         again(reporter, Stage::Enrol, async || enrol::run(&started, &online.interface).await).await?;
     let session = &enrolled.session;
-    let lost = report::send(reporter.clone(), session.clone(), enrolled.report_interval);
+    // A task of its own, because stages block theirs at times.
+    let lost = tokio::spawn(report::send(reporter.clone(), session.clone(), enrolled.report_interval));
     tokio::select! {
         end = enrolled_stages(reporter, &started, &online, &enrolled, &hardware) => end,
         lost = lost => {
-            tracing::error!("{lost}; the node boots again");
+            let reason = lost.map_or_else(|stopped| stopped.to_string(), |lost| lost.to_string());
+            tracing::error!("{reason}; the node boots again");
             Err(End::Reboot)
         }
     }

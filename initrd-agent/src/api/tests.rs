@@ -129,3 +129,17 @@ async fn empty_answer_to_a_task_request_means_none_yet() {
     let server = FakeServer::start("HTTP/1.1 204 No Content\r\n\r\n").await;
     assert_eq!(server.session(&server.pin).task().await.unwrap(), None);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn objects_are_fetched_by_those_who_block_and_proved_by_their_hash() {
+    use crate::hardware::ObjectSource;
+
+    let server = FakeServer::start("HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nabcd").await;
+    let objects = crate::objects::ServerObjects::new(server.session(&server.pin));
+    let hash = blake3::hash(b"abcd").to_hex().to_string();
+    // As the stages do: on the runtime's own thread, on a blocking one, and on one of the hardware's own.
+    assert_eq!(objects.fetch(&hash).unwrap(), b"abcd");
+    let (again, wanted) = (objects.clone(), hash.clone());
+    tokio::task::spawn_blocking(move || assert_eq!(again.fetch(&wanted).unwrap(), b"abcd")).await.unwrap();
+    std::thread::spawn(move || assert_eq!(objects.fetch(&hash).unwrap(), b"abcd")).join().unwrap();
+}
