@@ -10,6 +10,7 @@ mod chroot;
 mod console;
 mod deploy;
 mod disk;
+mod entropy;
 mod failure;
 mod hardware;
 mod image;

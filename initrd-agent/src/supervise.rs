@@ -79,6 +79,9 @@ pub(crate) fn run() -> ! {
     if let Err(error) = signals.thread_block() {
         say(&format!("esir: PID 1: signals cannot be watched: {error}"));
     }
+    if let Err(error) = crate::entropy::make_ready() {
+        say(&format!("esir: PID 1: {error:#}"));
+    }
     if let Err(error) = BootSecrets::make_or_read(Path::new(RUN_DIRECTORY)) {
         say(&format!("esir: PID 1: this boot has no secrets: {error:#}"));
     }

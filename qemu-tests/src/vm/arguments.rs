@@ -46,6 +46,12 @@ pub(super) fn qemu_arguments(spec: &MachineSpec, wiring: &Wiring) -> Vec<String>
     // Without graphics SeaBIOS shows itself, iPXE and GRUB on the serial port.
     add("-machine", "q35,graphics=off".into());
     add("-accel", "tcg,thread=multi".into());
+    // Servers have had RDRAND since 2012. Without it, and with a clock that TCG lets drift on a busy computer, the
+    // kernel has no source of randomness before its drivers are loaded.
+    add("-cpu", "max".into());
+    // QEMU's plain processor has no source of randomness, unlike every server since 2012; without one the
+    // installed system waits for it at each start.
+    add("-cpu", "qemu64,+rdrand".into());
     add("-m", format!("{}M", spec.memory_mib));
     add("-smp", spec.processors.to_string());
     add("-smbios", smbios(spec));
