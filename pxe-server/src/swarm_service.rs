@@ -16,13 +16,20 @@ use axum::routing::get;
 use node_api::paths;
 use serde::{Deserialize, Serialize};
 use swarm_net::{
-    Admission, Clock, FileStore, Peer, PeerConfig, PeerEvent, PieceHashes, PieceSet, Tracker, TrackerConfig,
+    Admission, Clock, FileStore, Limits, Peer, PeerConfig, PeerEvent, PieceHashes, PieceSet, Tracker,
+    TrackerConfig,
 };
 
 use crate::deployments::Deployment;
 use crate::images::Image;
 use crate::keys::random;
 use crate::nodes::Nodes;
+
+/// Every node dials the server first, so a rack that starts at once is this many connections; each holds at most
+/// 256 KiB of buffer.
+const SEED_PEERS_MAX: usize = 1024;
+/// A flash crowd's handshakes; one address may have a quarter of them.
+const SEED_HANDSHAKES_MAX: usize = 256;
 
 /// Tracker and seeds.
 pub(crate) struct SwarmService {
@@ -161,6 +168,11 @@ fn seed_config(image: &Image, deployment: &Deployment, listen: SocketAddr) -> Re
         first_pieces: piece_of(toc.start)?
             ..piece_of(toc.end)?.saturating_add(1).min(image.manifest.piece_count),
         container_pieces: piece_of(image.manifest.container_bytes)?.max(1),
+        limits: Limits {
+            peers_max: SEED_PEERS_MAX,
+            handshakes_max: SEED_HANDSHAKES_MAX,
+            ..Limits::default()
+        },
         ..PeerConfig::new(image.metainfo.clone(), store, have, listen)
     })
 }
