@@ -84,6 +84,8 @@ pub(crate) async fn prepare(
 ) -> Result<PreparedBoot, BootError> {
     link_by_uuid(place.plan)?;
     if place.chroot.has("update-grub") {
+        // No package owns it: on Debian the first grub-install makes it, which comes only at the commit point.
+        tree.make_folder("/boot/grub")?;
         place.chroot.run("update-grub", &[], MKCONFIG_LIMIT).await?;
     } else if place.chroot.has("grub2-mkconfig") {
         place.chroot.run("grub2-mkconfig", &["-o", "/boot/grub2/grub.cfg"], MKCONFIG_LIMIT).await?;

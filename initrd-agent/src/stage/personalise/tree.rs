@@ -82,6 +82,16 @@ impl Tree {
         Ok(())
     }
 
+    /// Makes a directory with all that is missing above it (mode 755); one that is there stays as it is.
+    ///
+    /// # Errors
+    /// When something else has its name.
+    pub(crate) fn make_folder(&self, path: impl AsRef<Path>) -> Result<(), TreeError> {
+        let path = path.as_ref();
+        let made = self.folder(path);
+        made.map(drop).map_err(|source| TreeError { doing: "making", path: path.to_owned(), source })
+    }
+
     /// Removes a file; that it is not there is fine.
     ///
     /// # Errors
