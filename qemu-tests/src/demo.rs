@@ -25,6 +25,10 @@ const HOST_KEYS: &str = "cat /etc/ssh/ssh_host_*_key.pub | cut -d' ' -f1,2 | sor
 const ADDRESS: &str = "ip -4 -o address show scope global | awk '{print $4; exit}' | cut -d/ -f1";
 const FIRMWARE: &str = "test -d /sys/firmware/efi && echo uefi || echo bios";
 
+/// Rate of the server's and of each machine's link, Mbit/s. A link without one carries what no switch does, and the
+/// server alone would then outrun two emulated processors: there would be nothing to share.
+pub const LINK_MBIT_S: u32 = 100;
+
 /// A = PC BIOS, e1000, SATA; B = UEFI, virtio, `NVMe`. Both disks are empty.
 #[derive(Debug)]
 pub struct Couple {
@@ -58,6 +62,7 @@ impl Couple {
 pub async fn deploy_couple(lab: &Lab, image: &TestImage) -> Result<DeployReport> {
     let powered_on = Instant::now();
     let couple = Couple::power_on(lab)?;
+    lab.network().limit_links_mbit_s(LINK_MBIT_S)?;
     let [a, b] = couple.nodes();
     let (a_waits, b_waits) = tokio::join!(a.reaches(Stage::Await), b.reaches(Stage::Await));
     a_waits.and(b_waits)?;

@@ -86,8 +86,22 @@ impl Network {
     /// # Errors
     /// The kernel has no token bucket filter.
     pub fn limit_server_mbit_s(&self, mbit_s: u32) -> Result<()> {
+        self.limit_mbit_s(BRIDGE, mbit_s)
+    }
+
+    /// Gives the server's port and every port that a machine has by now a rate, towards the machine.
+    ///
+    /// # Errors
+    /// The kernel has no token bucket filter.
+    pub fn limit_links_mbit_s(&self, mbit_s: u32) -> Result<()> {
+        self.limit_mbit_s(BRIDGE, mbit_s)?;
+        (0..self.taps.load(Ordering::Relaxed))
+            .try_for_each(|tap| self.limit_mbit_s(&format!("tap{tap}"), mbit_s))
+    }
+
+    fn limit_mbit_s(&self, device: &str, mbit_s: u32) -> Result<()> {
         let rate = format!("{mbit_s}mbit");
-        let shape = ["qdisc", "replace", "dev", BRIDGE, "root", "tbf", "rate", &rate];
+        let shape = ["qdisc", "replace", "dev", device, "root", "tbf", "rate", &rate];
         let bucket = ["burst", "128kb", "latency", "200ms"];
         run("tc", ["-n", &self.namespace].iter().chain(&shape).chain(&bucket))
     }
