@@ -46,9 +46,6 @@ pub(super) fn qemu_arguments(spec: &MachineSpec, wiring: &Wiring) -> Vec<String>
     // Without graphics SeaBIOS shows itself, iPXE and GRUB on the serial port.
     add("-machine", "q35,graphics=off".into());
     add("-accel", "tcg,thread=multi".into());
-    // Servers have had RDRAND since 2012. Without it, and with a clock that TCG lets drift on a busy computer, the
-    // kernel has no source of randomness before its drivers are loaded.
-    add("-cpu", "max".into());
     // QEMU's plain processor has no source of randomness, unlike every server since 2012; without one the
     // installed system waits for it at each start.
     add("-cpu", "qemu64,+rdrand".into());
@@ -68,7 +65,7 @@ pub(super) fn qemu_arguments(spec: &MachineSpec, wiring: &Wiring) -> Vec<String>
     for (number, disk) in (0_usize..).zip(&spec.disks) {
         let file = wiring.disk(number).display().to_string();
         add("-drive", format!("if=none,id=disk{number},format=raw,discard=unmap,file={file}"));
-        add("-device", disk_device(disk, number));
+        add("-device", format!("{}{}", disk_device(disk, number), boot_index(spec, number + 2)));
     }
     words.push("-nodefaults".into());
     words
@@ -97,7 +94,7 @@ fn network_card(spec: &MachineSpec) -> String {
     // OVMF drives virtio-net itself: without a ROM its own PXE code runs, as on most real servers.
     let no_rom = spec.nic == Nic::Virtio && spec.firmware == FirmwareKind::Uefi;
     let rom = if no_rom { ",romfile=" } else { "" };
-    format!("{device},netdev=net0,mac={},bootindex=1{rom}", spec.mac_text())
+    format!("{device},netdev=net0,mac={}{}{rom}", spec.mac_text(), boot_index(spec, 1))
 }
 
 fn disk_device(disk: &DiskSpec, number: usize) -> String {
@@ -106,7 +103,16 @@ fn disk_device(disk: &DiskSpec, number: usize) -> String {
         Bus::Nvme => "nvme".to_owned(),
         Bus::VirtioBlk => "virtio-blk-pci".to_owned(),
     };
-    format!("{attached},drive=disk{number},serial={},bootindex={}", disk.serial, number + 2)
+    format!("{attached},drive=disk{number},serial={}", disk.serial)
+}
+
+/// The place in the boot order, for PC BIOS alone: UEFI firmware keeps its own order, which the installed system's
+/// entry goes into, and a place given here would overrule it at each start.
+fn boot_index(spec: &MachineSpec, place: usize) -> String {
+    match spec.firmware {
+        FirmwareKind::Bios => format!(",bootindex={place}"),
+        FirmwareKind::Uefi => String::new(),
+    }
 }
 
 #[cfg(test)]
@@ -140,7 +146,7 @@ mod tests {
     fn a_uefi_machine_has_its_own_variables_and_no_rom_on_virtio() {
         let words = machine(FirmwareKind::Uefi, Nic::Virtio, Bus::Nvme);
         assert!(words.contains("file=/lab/a/variables.fd"), "{words}");
-        assert!(words.contains("bootindex=1,romfile= "), "{words}");
-        assert!(words.contains("-device nvme,drive=disk0,serial=A0,bootindex=2"), "{words}");
+        assert!(words.contains("romfile= ") && !words.contains("bootindex"), "{words}");
+        assert!(words.contains("-device nvme,drive=disk0,serial=A0 "), "{words}");
     }
 }

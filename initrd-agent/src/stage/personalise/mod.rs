@@ -6,6 +6,7 @@
 mod boot;
 mod names;
 mod network;
+mod nvram;
 mod tree;
 
 use std::path::{Path, PathBuf};
@@ -109,6 +110,12 @@ pub(crate) async fn make_own(personal: &Personal<'_>) -> Result<OwnSystem, Perso
     flush(personal)?;
     read_back(&tree, esp.as_ref())?;
     boot::commit(prepared, &chroot, esp.as_mut()).await?;
+    if personal.firmware == FirmwareKind::Uefi {
+        match nvram::write_boot_entry(personal.plan) {
+            Ok(done) => tracing::info!("{done}"),
+            Err(error) => tracing::warn!("no boot entry, the removable path has to do: {error}"),
+        }
+    }
     flush(personal)?;
     read_back(&tree, esp.as_ref())?;
     Ok(OwnSystem { host_keys: names::public_host_keys(&tree) })
