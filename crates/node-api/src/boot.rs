@@ -81,7 +81,8 @@ mod tests {
 
     #[test]
     fn arguments_are_found_among_those_of_others() {
-        let line = "initrd=initrd.img esir.server=10.77.0.1:8443 quiet esir.token=abc BOOTIF=01-52-54-00-aa-bb-cc";
+        let line =
+            "initrd=initrd.img esir.server=10.77.0.1:8443 quiet esir.token=abc BOOTIF=01-52-54-00-aa-bb-cc";
         let arguments = BootArguments::parse(line).unwrap();
         assert_eq!(arguments.server, Some("10.77.0.1:8443".parse().unwrap()));
         assert_eq!(arguments.token.as_deref(), Some("abc"));

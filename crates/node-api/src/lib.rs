@@ -13,13 +13,14 @@ mod task;
 
 pub mod paths;
 
-pub use boot::{BootArguments, BootArgumentsError, SiteTrust, SITE_TRUST_PATH};
+pub use boot::{BootArguments, BootArgumentsError, SITE_TRUST_PATH, SiteTrust};
 pub use enrol::{EnrolReply, EnrolRequest, EnrolRequestBody, FirmwareKind, Identity};
 pub use report::{
-    Device, Directive, Event, EventKind, Inventory, LogLine, Nic, Progress, Recovery, ReportReply, ReportRequest,
-    TrafficCounts,
+    Device, Directive, Event, EventKind, Inventory, LogLine, Nic, Progress, Recovery, ReportReply,
+    ReportRequest, TrafficCounts,
 };
 pub use stage::{ParseStageError, Stage};
 pub use task::{
-    Handover, ImageTask, LingerRule, NodeIdentity, SignedTask, SwarmSecret, SwarmTask, Task, TaskBinding, TaskError,
+    Handover, ImageTask, LingerRule, NodeIdentity, SignedTask, SwarmSecret, SwarmTask, Task, TaskBinding,
+    TaskError,
 };

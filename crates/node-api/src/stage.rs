@@ -107,7 +107,10 @@ impl FromStr for Stage {
     type Err = ParseStageError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Self::ALL.into_iter().find(|stage| stage.word() == text).ok_or_else(|| ParseStageError(text.to_owned()))
+        Self::ALL
+            .into_iter()
+            .find(|stage| stage.word() == text)
+            .ok_or_else(|| ParseStageError(text.to_owned()))
     }
 }
 

@@ -181,7 +181,8 @@ impl SignedTask {
     pub fn open(&self, key: &VerifyingKey, boot_nonce: &str, now_unix_s: u64) -> Result<Task, TaskError> {
         let signature = BASE64.decode(&self.signature).map_err(|_| TaskError::Signature)?;
         let signature: [u8; 64] = signature.try_into().map_err(|_| TaskError::Signature)?;
-        key.verify(&signed_bytes(&self.task), &Signature::from_bytes(&signature)).map_err(|_| TaskError::Signature)?;
+        key.verify(&signed_bytes(&self.task), &Signature::from_bytes(&signature))
+            .map_err(|_| TaskError::Signature)?;
         let task: Task = serde_json::from_str(&self.task).map_err(TaskError::Malformed)?;
         if task.binding.boot_nonce != boot_nonce {
             return Err(TaskError::OtherBoot { node: task.binding.node });
