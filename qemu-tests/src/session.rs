@@ -22,6 +22,8 @@ use crate::image::cache_dir;
 const KILLED_GONE_MAX: Duration = Duration::from_secs(10);
 /// How soon a lab is taken down after its parent process died.
 const PARENT_LOOKED_AT_EVERY: Duration = Duration::from_millis(500);
+/// Labs whose logs are kept, the newest.
+const LABS_LOGGED_MAX: usize = 12;
 /// File in a session's directory: one owned thing per line, oldest first.
 const OWNED_FILE: &str = "owned";
 
@@ -175,7 +177,42 @@ fn sweep(dir: &Path) {
             end_process(pid, start);
         }
     }
+    keep_logs(dir);
     let _ = fs::remove_dir_all(dir);
+}
+
+/// Copies consoles and logs, so that a failed story can be looked into after its lab is gone.
+fn keep_logs(dir: &Path) {
+    let (Ok(cache), Some(name)) = (cache_dir(), dir.file_name()) else { return };
+    let kept = cache.join("logs");
+    let logs = logs_in(dir);
+    if logs.is_empty() || fs::create_dir_all(kept.join(name)).is_err() {
+        return;
+    }
+    for log in logs {
+        // `b/console.log` becomes `b-console.log`.
+        let relative = log.strip_prefix(dir).unwrap_or(&log).to_string_lossy().replace('/', "-");
+        let _ = fs::copy(&log, kept.join(name).join(relative));
+    }
+    let mut labs: Vec<PathBuf> =
+        fs::read_dir(&kept).into_iter().flatten().flatten().map(|lab| lab.path()).collect();
+    labs.sort_by_key(|lab| fs::metadata(lab).and_then(|lab| lab.modified()).ok());
+    for old in labs.iter().take(labs.len().saturating_sub(LABS_LOGGED_MAX)) {
+        let _ = fs::remove_dir_all(old);
+    }
+}
+
+/// Files that end in `.log`, in the directory and one level below.
+fn logs_in(dir: &Path) -> Vec<PathBuf> {
+    let entries = |dir: &Path| -> Vec<PathBuf> {
+        fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
+    };
+    let mut files = entries(dir);
+    let below: Vec<PathBuf> =
+        files.iter().filter(|path| path.is_dir()).flat_map(|path| entries(path)).collect();
+    files.extend(below);
+    files.retain(|path| path.is_file() && path.extension().is_some_and(|ending| ending == "log"));
+    files
 }
 
 /// `process PID START WHAT`

@@ -83,7 +83,10 @@ fn why_skipped() -> Option<String> {
 fn tell(story: &Story) -> Result<(), Failed> {
     eprintln!("\nstory: {}", story.name);
     let told = runtime().and_then(|runtime| runtime.block_on((story.tell)()));
-    told.map_err(|error| Failed::from(format!("{error:#}")))
+    told.map_err(|error| {
+        let logs = qemu_tests::image::cache_dir().map(|cache| cache.join("logs")).unwrap_or_default();
+        Failed::from(format!("{error:#}\nconsoles and logs of the last labs are in {}", logs.display()))
+    })
 }
 
 fn runtime() -> Result<tokio::runtime::Runtime> {

@@ -13,7 +13,7 @@ const DEAD: Duration = Duration::from_secs(15);
 const HIT_AT: f64 = 0.2;
 
 pub(crate) async fn tell() -> Result<()> {
-    let (options, _image) = LabOptions::debian_12()?;
+    let (options, image) = LabOptions::debian_12()?;
     let lab = Lab::start(options).await?;
     let node = lab.node("patient").firmware(FirmwareKind::Bios).nic(Nic::Virtio);
     let node = node.disk(Bus::VirtioBlk, gib(8)).power_on()?;
@@ -29,7 +29,14 @@ pub(crate) async fn tell() -> Result<()> {
     lab.start_server_again().await?;
     lab.network().unlimit_server()?;
 
-    node.is_installed().await.context("after the server was killed and started again")?;
+    let view = node.is_installed().await.context("after the server was killed and started again")?;
+    let image_bytes = std::fs::metadata(&image.image)?.len();
+    let fetched = view.traffic.from_server_bytes;
+    lab.note(&format!("{fetched} bytes came from the server for an image of {image_bytes}"));
+    ensure!(
+        fetched <= image_bytes + image_bytes / 20,
+        "what it had was fetched again: {fetched} of {image_bytes}"
+    );
     let mut system = node.boots_into("debian-12").await?;
     system.has_settled().await
 }
