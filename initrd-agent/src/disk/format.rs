@@ -1,5 +1,6 @@
 //! File systems by the distribution's own tools, with features that every boot loader and kernel of the field reads.
 
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -11,6 +12,8 @@ use super::cleared::Partitioned;
 
 /// mke2fs with lazy tables takes seconds; a disk that discards slowly takes minutes.
 const TOOL_LIMIT: Duration = Duration::from_mins(10);
+/// The kernel lets go of an unmounted file system within milliseconds, on a busy machine within a second.
+const FREE_LIMIT: Duration = Duration::from_secs(10);
 /// Where installed tools are.
 const TOOL_PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
 /// mke2fs knows fewer.
@@ -71,10 +74,24 @@ pub(crate) async fn make_file_systems(
         let Some((fs, id)) = partition.fs else { continue };
         let device = partition.device_name(&partitioned.disk().name);
         let features = if partition.role == PartitionRole::Root { root_features } else { &[] };
+        wait_until_free(&Path::new("/dev").join(&device)).await;
         run(tool(fs), &arguments(fs, id, partition.role, features, &device), &device).await?;
         tracing::info!("/dev/{device}: {} {id}", fs.word());
     }
     Ok(Formatted { partitioned })
+}
+
+/// Waits while something still holds the partition: the kernel lets go of a file system some time after it was
+/// unmounted. If it never does, the tool says so in its own words.
+async fn wait_until_free(device: &Path) {
+    let deadline = tokio::time::Instant::now() + FREE_LIMIT;
+    let busy = Some(nix::errno::Errno::EBUSY as i32);
+    let exclusively = || std::fs::OpenOptions::new().read(true).custom_flags(libc::O_EXCL).open(device);
+    while tokio::time::Instant::now() < deadline
+        && exclusively().is_err_and(|error| error.raw_os_error() == busy)
+    {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }
 
 const fn tool(fs: FileSystem) -> &'static str {
