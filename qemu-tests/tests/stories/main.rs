@@ -3,6 +3,7 @@
 //! Skipped, and said so, when the process is not root, QEMU is absent, or `ESIR_SKIP_VM` is set.
 #![forbid(unsafe_code)]
 
+mod debian_image;
 mod server_killed_in_mid_fetch;
 mod two_disks;
 mod two_machines;
@@ -26,7 +27,11 @@ struct Story {
 type Telling = Pin<Box<dyn Future<Output = Result<()>> + Send>>;
 
 /// In the order of what they need: the cheap ones first.
-const STORIES: [Story; 5] = [
+const STORIES: [Story; 6] = [
+    Story {
+        name: "the Debian image lists with tar and comes out as it went in",
+        tell: || Box::pin(debian_image::tell()),
+    },
     Story {
         name: "an unapproved node waits and never opens its disk for writing",
         tell: || Box::pin(unapproved_node::tell()),
