@@ -177,7 +177,12 @@ impl Node {
         let until = Instant::now() + within;
         loop {
             let view = self.view().await?;
-            if view.as_ref().is_some_and(|view| view.has_reached(stage)) {
+            let reached = match &view {
+                Some(view) => view.has_reached(stage),
+                // No server: the console knows too.
+                None => self.stage_on_console().is_some_and(|now| now >= stage && now < Stage::Failed),
+            };
+            if reached {
                 return Ok(self);
             }
             if let Some(failure) = view.and_then(|view| view.failure) {
@@ -295,6 +300,14 @@ impl Node {
             self.note_stage(view);
         }
         Ok(view)
+    }
+
+    /// The newest stage that the agent named on the console since the machine was switched on: `esir: [fetch] ...`.
+    #[must_use]
+    pub fn stage_on_console(&self) -> Option<Stage> {
+        let text = self.console().text_since_power_on();
+        let named = |line: &str| line.split_once("esir: [")?.1.split_once(']')?.0.parse().ok();
+        text.lines().rev().find_map(named)
     }
 
     /// The name that the server gave the node.
