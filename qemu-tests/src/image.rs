@@ -7,6 +7,7 @@ mod recipe;
 
 use std::ffi::OsStr;
 use std::fs;
+use std::os::fd::AsFd as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -75,7 +76,7 @@ pub fn debian_12(programs: &Programs) -> Result<TestImage> {
     }
     let image = dir.join("debian-12.esir");
     if !is_current(programs, &image) {
-        println!("capturing {} as {}", tree.display(), image.display());
+        eprintln!("capturing {} as {}", tree.display(), image.display());
         capture(programs, &tree, &image, &secret_key)?;
     }
     Ok(TestImage { image, tree, public_key, secret_key, ssh_key })
@@ -112,7 +113,7 @@ pub fn boot_bundle(programs: &Programs) -> Result<BootBundle> {
     let dir = cache.join(format!("bundle-{}", hash.get(..NAME_DIGITS).unwrap_or("agent")));
     if !dir.join("bundle.json").is_file() {
         forget_other_bundles(&cache);
-        println!("building the boot bundle in {}", dir.display());
+        eprintln!("building the boot bundle in {}", dir.display());
         make_once(&dir, |partial| {
             let mut build = Command::new(&programs.image_tools);
             build.args(["boot", "build", "--agent"]).arg(&programs.agent).arg("-o").arg(partial);
@@ -189,7 +190,7 @@ fn lock(cache: &Path) -> Result<Flock<fs::File>> {
     match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
         Ok(lock) => Ok(lock),
         Err((file, _)) => {
-            println!("waiting for another process that fills {}", cache.display());
+            eprintln!("waiting for another process that fills {}", cache.display());
             Flock::lock(file, FlockArg::LockExclusive)
                 .map_err(|(_, error)| error)
                 .context("locking the cache")
@@ -223,16 +224,20 @@ fn apt_sources() -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// Runs a long step whose own words people should see.
+/// Runs a long step whose own words people should see, on standard error: standard output belongs to results.
 pub(crate) fn say_and_run(command: &mut Command) -> Result<()> {
     let begun = Instant::now();
-    println!("+ {}", said(command));
-    let status =
-        command.stdin(Stdio::null()).status().with_context(|| format!("running {}", said(command)))?;
+    eprintln!("+ {}", said(command));
+    let words = std::io::stderr().as_fd().try_clone_to_owned()?;
+    let status = command
+        .stdin(Stdio::null())
+        .stdout(words)
+        .status()
+        .with_context(|| format!("running {}", said(command)))?;
     if !status.success() {
         bail!("{} ended with {status}", said(command));
     }
-    println!("  took {:.1} s", begun.elapsed().as_secs_f64());
+    eprintln!("  took {:.1} s", begun.elapsed().as_secs_f64());
     Ok(())
 }
 
