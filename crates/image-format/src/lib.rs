@@ -25,7 +25,7 @@ pub use container::{
 };
 pub use id::{Hash, ImageId, ParseHashError};
 pub use manifest::{
-    Boot, FileSystem, MANIFEST_BYTES_MAX, Manifest, ManifestError, TocLocation, derived_uuid, parse_manifest,
+    Boot, FileSystem, MANIFEST_BYTES_MAX, Manifest, ManifestError, TocLocation, parse_manifest,
 };
 pub use memory::{MemoryImage, TOC_LEVEL, build_in_memory, encode_front};
 pub use pack::{PackError, PackedFrame, Packer, plan_toc_space};

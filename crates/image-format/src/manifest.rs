@@ -3,7 +3,6 @@
 use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
-use uuid::Uuid;
 
 use crate::container::{CONTAINER_BYTES_MAX, CONTAINER_BYTES_MIN};
 use crate::id::{Hash, ImageId};
@@ -191,18 +190,6 @@ impl Manifest {
     }
 }
 
-/// A UUID that follows from the image and a role (`root`, `boot`, `swap`, ...): every node has the same, and nothing
-/// in the image needs an edit for it.
-#[must_use]
-pub fn derived_uuid(image_id: &ImageId, role: &str) -> Uuid {
-    let mut hasher = blake3::Hasher::new_derive_key("esir 2026 file-system uuid from image id");
-    hasher.update(image_id.as_bytes());
-    hasher.update(role.as_bytes());
-    let mut bytes = [0; 16];
-    hasher.finalize_xof().fill(&mut bytes);
-    uuid::Builder::from_custom_bytes(bytes).into_uuid()
-}
-
 mod hex_info_hash {
     use serde::{Deserialize, Deserializer, Serializer};
 
@@ -221,8 +208,7 @@ mod hex_info_hash {
 
 #[cfg(test)]
 mod tests {
-    use super::{Manifest, ManifestError, derived_uuid, parse_manifest};
-    use crate::id::Hash;
+    use super::{Manifest, ManifestError, parse_manifest};
     use crate::memory::build_in_memory;
     use crate::tree::{Metadata, Node, NodeKind, Tree};
 
@@ -258,13 +244,5 @@ mod tests {
         let long = vec![b' '; 5000];
         assert!(matches!(parse_manifest(&long), Err(ManifestError::TooLong(5000))));
         assert!(matches!(parse_manifest(b"{}"), Err(ManifestError::Json(_))));
-    }
-
-    #[test]
-    fn uuids_differ_by_role_and_image() {
-        let (a, b) = (Hash::of(b"a"), Hash::of(b"b"));
-        assert_eq!(derived_uuid(&a, "root"), derived_uuid(&a, "root"));
-        assert_ne!(derived_uuid(&a, "root"), derived_uuid(&a, "boot"));
-        assert_ne!(derived_uuid(&a, "root"), derived_uuid(&b, "root"));
     }
 }
