@@ -1,0 +1,37 @@
+//! A benchmark's result as a table for people or one JSON object for programs.
+
+use anyhow::Result;
+use qemu_tests::report::{Bar, commit, machine};
+use serde_json::{Value, json};
+
+#[expect(clippy::cast_precision_loss, reason = "sizes below 2^53")]
+pub(super) fn bar(name: &'static str, value: u64, limit: u64) -> Bar {
+    Bar { name, value: value as f64, limit: limit as f64, holds: value <= limit, is_time: false }
+}
+
+pub(super) fn print_rows(
+    name: &str,
+    as_json: bool,
+    rows: &[Value],
+    limited_by: &str,
+    bars: &[Bar],
+) -> Result<()> {
+    if as_json {
+        let whole = json!({
+            "name": name, "commit": commit(), "machine": machine(), "rows": rows, "limited_by": limited_by, "bars": bars,
+        });
+        println!("{}", serde_json::to_string(&whole)?);
+        return Ok(());
+    }
+    println!("{name}, commit {}, {}", commit(), machine());
+    for row in rows.iter().filter_map(Value::as_object) {
+        let cells: Vec<String> = row.iter().map(|(key, value)| format!("{key} {value}")).collect();
+        println!("  {}", cells.join("  "));
+    }
+    println!("  limited by: {limited_by}");
+    for bar in bars {
+        let verdict = if bar.holds { "holds" } else { "DOES NOT HOLD" };
+        println!("  {}: {} (limit {}): {verdict}", bar.name, bar.value, bar.limit);
+    }
+    Ok(())
+}
