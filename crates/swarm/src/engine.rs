@@ -349,9 +349,9 @@ impl Swarm {
         self.actions.push_back(Action::Discard { piece });
     }
 
-    /// Errors with the first invariant that doesn't hold.
-    #[cfg(test)]
-    pub(crate) fn check_invariants(&self) -> Result<(), String> {
+    /// Errors with the first invariant that doesn't hold. For tests, simulators and fuzzers: it looks at every
+    /// piece of every peer.
+    pub fn check_invariants(&self) -> Result<(), String> {
         if let Some(broken) = self.pieces.broken_invariant() {
             return Err(broken);
         }

@@ -360,12 +360,10 @@ impl PieceMap {
     }
 
     /// What must hold between any two calls; the first that doesn't is the answer.
-    #[cfg(test)]
     pub(crate) fn broken_invariant(&self) -> Option<String> {
         let mut in_memory = 0;
         let mut obtainable = 0;
-        for piece in self.geometry.all() {
-            let state = &self.states[piece.at()];
+        for (piece, state) in self.geometry.all().zip(&self.states) {
             let (missing, arriving, verified) = match state {
                 PieceState::Missing => (true, false, false),
                 PieceState::Arriving(_) => (false, true, false),

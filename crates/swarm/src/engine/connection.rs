@@ -213,7 +213,7 @@ impl Active {
         at.and_then(|at| self.forgotten.remove(at)).is_some()
     }
 
-    #[cfg(test)]
+    /// Errors with the first invariant that doesn't hold.
     pub(crate) fn check_invariants(
         &self,
         key: PeerKey,
