@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context as _, Result, anyhow};
@@ -16,7 +16,7 @@ use axum::routing::get;
 use node_api::paths;
 use serde::{Deserialize, Serialize};
 use swarm_net::{
-    Admission, Clock, FileStore, Limits, Peer, PeerConfig, PeerEvent, PieceHashes, PieceSet, Tracker,
+    Admission, Clock, FileStore, Limits, Peer, PeerConfig, PeerEvent, PieceHashes, PieceSet, Racks, Tracker,
     TrackerConfig,
 };
 
@@ -70,7 +70,10 @@ impl SwarmService {
         let admission = Admission::Known(Box::new(move |address| nodes.is_approved_address(address)));
         Ok(Self {
             clock: Clock::start(),
-            tracker: Mutex::new(Tracker::new(TrackerConfig::new(admission, random()?))),
+            tracker: Mutex::new(Tracker::new(TrackerConfig {
+                racks: Racks::Known(Box::new(rack_of)),
+                ..TrackerConfig::new(admission, random()?)
+            })),
             seeds: tokio::sync::Mutex::default(),
             first_port,
         })
@@ -104,7 +107,8 @@ impl SwarmService {
             format!("seeding {} on port {port}; server.peer_port sets another", image.name)
         })?;
         tokio::spawn(report_broken_peers(peer.events()));
-        self.lock_tracker().add_torrent(image.metainfo.info_hash);
+        let listens = SocketAddr::from((address, port));
+        self.lock_tracker().add_seed(self.clock.now(), image.metainfo.info_hash, listens);
         tracing::info!(image = image.name, deployment = deployment.name, "seeding on port {port}");
         let seed = Seed { deployment: deployment.name.clone(), image: Arc::clone(image), peer };
         seeds.insert(image.id.clone(), seed);
@@ -151,6 +155,15 @@ impl SwarmService {
     /// A panic elsewhere leaves the tracker with a member too many or too few, which the next announce mends.
     fn lock_tracker(&self) -> std::sync::MutexGuard<'_, Tracker> {
         self.tracker.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Until the member view knows better, a rack is a network of 256 addresses, the usual size behind a relay. In a
+/// larger network of one link it is no rack, and does no harm: a third of the graph crosses its border.
+fn rack_of(address: IpAddr) -> Option<u32> {
+    match address {
+        IpAddr::V4(address) => Some(address.to_bits() >> 8),
+        IpAddr::V6(_) => None,
     }
 }
 

@@ -27,5 +27,5 @@ pub use store::{FileStore, MemoryStore, PieceStore};
 pub use transfer::{Progress, Transfer, TransferError, fetch_to_file, seed_file, verified_pieces};
 pub use web_seed::{HttpWebSeed, WebSeed};
 
-pub use swarm::tracker::{Admission, AnnounceReply, AnnounceRequest, Tracker, TrackerConfig};
+pub use swarm::tracker::{Admission, AnnounceReply, AnnounceRequest, Racks, Tracker, TrackerConfig};
 pub use swarm::{HavePolicy, InfoHash, Limits, Metainfo, PieceSet, Secret};

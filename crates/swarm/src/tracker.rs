@@ -1,10 +1,11 @@
 //! The tracker: which peers get to know each other (BEP 3, compact form of BEP 23 and BEP 7).
 //!
 //! Keeps, for each torrent, a random graph in which every member has about [`TrackerConfig::degree`]
-//! neighbours. Few neighbours are enough (a random graph is connected from about ln N on) and keep the number
-//! of HAVE messages small; many would only share each uplink more finely. A new member gets half of its
-//! neighbours at once, those with the fewest so far; later joiners and its next announces bring the rest.
+//! neighbours, two thirds of them in its own rack where racks are known. Few neighbours are enough (a random
+//! graph is connected from about ln N on) and keep the number of HAVE messages small; many would only share each
+//! uplink more finely. A seed is tied to a few nodes only, spread over the racks: the crowd does the rest.
 
+mod graph;
 mod message;
 
 pub use message::{AnnounceReply, AnnounceRequest, MalformedQuery, MalformedReply, QUERY_BYTES_MAX};
@@ -13,7 +14,8 @@ use crate::chance::Chance;
 use crate::engine::AnnounceEvent;
 use crate::metainfo::InfoHash;
 use crate::moment::Moment;
-use std::collections::{BTreeMap, BTreeSet};
+use graph::{Graph, Member, Tie};
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -22,6 +24,9 @@ pub const MEMBERS_MAX: usize = 65_536;
 
 /// A member that misses this many announces is gone.
 const MISSED_MAX: u32 = 4;
+
+/// How often the silent are looked for.
+const SWEEP: Duration = Duration::from_secs(1);
 
 /// Which addresses may take part.
 pub enum Admission {
@@ -40,13 +45,45 @@ impl std::fmt::Debug for Admission {
     }
 }
 
+/// In which rack an address is.
+pub enum Racks {
+    /// Nobody knows: one flat graph.
+    Unknown,
+    /// The rack's number; `None` for an address in no rack.
+    Known(Box<dyn Fn(IpAddr) -> Option<u32> + Send + Sync>),
+}
+
+impl Racks {
+    fn of(&self, address: IpAddr) -> Option<u32> {
+        match self {
+            Racks::Unknown => None,
+            Racks::Known(rack_of) => rack_of(address),
+        }
+    }
+}
+
+impl std::fmt::Debug for Racks {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Racks::Unknown => "Unknown",
+            Racks::Known(_) => "Known(..)",
+        })
+    }
+}
+
 /// How a tracker behaves.
 #[derive(Debug)]
 pub struct TrackerConfig {
     /// Who may take part.
     pub admission: Admission,
+    /// Where members stand. Default unknown.
+    pub racks: Racks,
     /// Neighbours that each member should have; raised to ln N + 3 where that is more. Default 10, from 8 to 12.
     pub degree: usize,
+    /// Nodes that each seed is tied to. Default 16.
+    pub seed_degree: usize,
+    /// Time between announces of a member that lacks neighbours. Default 1 s.
+    pub interval_lonely: Duration,
     /// Time between announces of a member that lacks pieces. Default 3 s.
     pub interval_incomplete: Duration,
     /// Time between announces of a complete member. Default 30 s.
@@ -60,7 +97,10 @@ impl TrackerConfig {
     pub fn new(admission: Admission, seed: [u8; 32]) -> TrackerConfig {
         TrackerConfig {
             admission,
+            racks: Racks::Unknown,
             degree: 10,
+            seed_degree: 16,
+            interval_lonely: Duration::from_secs(1),
             interval_incomplete: Duration::from_secs(3),
             interval_complete: Duration::from_secs(30),
             seed,
@@ -68,20 +108,11 @@ impl TrackerConfig {
     }
 }
 
-#[derive(Debug)]
-struct Member {
-    complete: bool,
-    seen: Moment,
-    neighbours: BTreeSet<SocketAddr>,
-}
-
-type Members = BTreeMap<SocketAddr, Member>;
-
 /// The state of a tracker. Never opens a socket: an HTTP server gives it queries and sends its replies.
 #[derive(Debug)]
 pub struct Tracker {
     config: TrackerConfig,
-    torrents: BTreeMap<InfoHash, Members>,
+    torrents: BTreeMap<InfoHash, Graph>,
     chance: Chance,
 }
 
@@ -97,6 +128,18 @@ impl Tracker {
         self.torrents.entry(info_hash).or_default();
     }
 
+    /// Names a seed that doesn't announce and never falls silent: the server's own.
+    pub fn add_seed(&mut self, now: Moment, info_hash: InfoHash, address: SocketAddr) {
+        let rack = self.config.racks.of(address.ip());
+        let graph = self.torrents.entry(info_hash).or_default();
+        graph.remove(address);
+        graph.add(now, address, true, rack);
+        if let Some(seed) = graph.get_mut(address) {
+            seed.permanent = true;
+        }
+        graph.seat_many(address, self.config.seed_degree, &mut self.chance);
+    }
+
     /// Forgets the torrent and its members.
     pub fn remove_torrent(&mut self, info_hash: InfoHash) {
         self.torrents.remove(&info_hash);
@@ -104,9 +147,10 @@ impl Tracker {
 
     /// Complete and incomplete members of a torrent.
     pub fn members(&self, info_hash: InfoHash) -> (usize, usize) {
-        let Some(members) = self.torrents.get(&info_hash) else { return (0, 0) };
-        let complete = members.values().filter(|member| member.complete).count();
-        (complete, members.len() - complete)
+        let Some(graph) = self.torrents.get(&info_hash) else { return (0, 0) };
+        let complete = graph.members().filter(|(_, member)| member.complete && !member.permanent).count();
+        let incomplete = graph.members().filter(|(_, member)| !member.complete).count();
+        (complete, incomplete)
     }
 
     /// Answers the query part of `GET /announce?...` that came from `from`; the answer is the body to send,
@@ -128,39 +172,46 @@ impl Tracker {
         if !admitted {
             return AnnounceReply::Refused("this address is not a known node".to_owned());
         }
-        let forget_after = |complete: bool| {
-            let interval =
-                if complete { self.config.interval_complete } else { self.config.interval_incomplete };
-            interval * MISSED_MAX + Duration::from_secs(10)
-        };
-        let Some(members) = self.torrents.get_mut(&request.info_hash) else {
+        let config = &self.config;
+        let Some(graph) = self.torrents.get_mut(&request.info_hash) else {
             return AnnounceReply::Refused("this torrent is not tracked here".to_owned());
         };
-        let gone =
-            members.iter().filter(|(_, member)| now.since(member.seen) > forget_after(member.complete));
-        let gone: Vec<SocketAddr> = gone.map(|(address, _)| *address).collect();
-        gone.into_iter().for_each(|address| remove(members, address));
+        sweep(now, graph, config);
+        let address = request.address;
         if request.event == AnnounceEvent::Stopped {
-            remove(members, request.address);
-            return AnnounceReply::Peers { interval: self.config.interval_complete, peers: Vec::new() };
+            graph.remove(address);
+            return AnnounceReply::Peers { interval: config.interval_complete, peers: Vec::new() };
         }
-        let known = members.contains_key(&request.address);
-        if !known && members.len() >= MEMBERS_MAX {
-            return AnnounceReply::Refused("the swarm is full".to_owned());
+        let complete = request.left == 0;
+        // A seed that lacks something now is a node like any other.
+        if graph.get(address).is_some_and(|member| member.is_seed && !complete) {
+            graph.remove(address);
         }
-        let fresh = Member { complete: false, seen: now, neighbours: BTreeSet::new() };
-        let member = members.entry(request.address).or_insert(fresh);
-        member.seen = now;
-        member.complete = request.left == 0;
-        let (complete, neighbours) = (member.complete, member.neighbours.len());
-        let degree = degree(self.config.degree, members.len());
-        let wanted = if known || members.len() <= degree + 1 { degree } else { degree.div_ceil(2) };
+        let newcomer = graph.get(address).is_none();
+        if newcomer {
+            if graph.len() >= MEMBERS_MAX {
+                return AnnounceReply::Refused("the swarm is full".to_owned());
+            }
+            graph.add(now, address, complete, config.racks.of(address.ip()));
+        }
+        if let Some(member) = graph.get_mut(address) {
+            member.seen = now;
+            member.complete = complete;
+        }
+        let degree = degree(config.degree, graph.len());
         // A complete member needs nobody: those who lack pieces find it.
-        if !complete || !known {
-            connect(members, request.address, wanted.saturating_sub(neighbours), &mut self.chance);
+        if !complete {
+            graph.tie(address, degree, newcomer, &mut self.chance);
+            graph.seat(address, degree, config.seed_degree, &mut self.chance);
+        } else if newcomer {
+            graph.seat_many(address, config.seed_degree, &mut self.chance);
         }
-        let interval = if complete { self.config.interval_complete } else { self.config.interval_incomplete };
-        AnnounceReply::Peers { interval, peers: named(members, request) }
+        let interval = match graph.get(address) {
+            _ if complete => config.interval_complete,
+            Some(member) if lacks_neighbours(graph, member, degree) => config.interval_lonely,
+            _ => config.interval_incomplete,
+        };
+        AnnounceReply::Peers { interval, peers: named(graph, request) }
     }
 }
 
@@ -171,42 +222,36 @@ fn degree(configured: usize, members: usize) -> usize {
     configured.max(logarithm + 3)
 }
 
-fn remove(members: &mut Members, address: SocketAddr) {
-    let Some(gone) = members.remove(&address) else { return };
-    for neighbour in gone.neighbours {
-        if let Some(member) = members.get_mut(&neighbour) {
-            member.neighbours.remove(&address);
-        }
-    }
+/// Also in a swarm so small that there are no more: somebody may come at any moment.
+fn lacks_neighbours(graph: &Graph, member: &Member, degree: usize) -> bool {
+    let shares = graph.shares(member.rack, degree);
+    member.count(Tie::Near) < shares.near || member.count(Tie::Far) < degree - shares.near
 }
 
-/// Gives `address` up to `count` new neighbours: members with the fewest, chosen by chance among equals.
-fn connect(members: &mut Members, address: SocketAddr, count: usize, chance: &mut Chance) {
-    if count == 0 {
+/// Forgets the silent.
+fn sweep(now: Moment, graph: &mut Graph, config: &TrackerConfig) {
+    if now.since(graph.swept) < SWEEP {
         return;
     }
-    let Some(own) = members.get(&address) else { return };
-    let strangers = members.iter().filter(|(other, _)| **other != address && !own.neighbours.contains(other));
-    let mut strangers: Vec<(usize, u64, SocketAddr)> =
-        strangers.map(|(other, member)| (member.neighbours.len(), chance.bits(), *other)).collect();
-    strangers.sort_unstable();
-    for (_, _, other) in strangers.into_iter().take(count) {
-        if let Some(member) = members.get_mut(&other) {
-            member.neighbours.insert(address);
-        }
-        if let Some(member) = members.get_mut(&address) {
-            member.neighbours.insert(other);
-        }
-    }
+    graph.swept = now;
+    let forget_after = |complete: bool| {
+        let interval = if complete { config.interval_complete } else { config.interval_incomplete };
+        interval * MISSED_MAX + Duration::from_secs(10)
+    };
+    let silent = graph
+        .members()
+        .filter(|(_, member)| !member.permanent && now.since(member.seen) > forget_after(member.complete));
+    let silent: Vec<SocketAddr> = silent.map(|(address, _)| address).collect();
+    silent.into_iter().for_each(|address| graph.remove(address));
 }
 
 /// The neighbours to name: all of them, to a complete member only those that lack something.
-fn named(members: &Members, request: &AnnounceRequest) -> Vec<SocketAddr> {
-    let Some(own) = members.get(&request.address) else { return Vec::new() };
+fn named(graph: &Graph, request: &AnnounceRequest) -> Vec<SocketAddr> {
+    let Some(own) = graph.get(request.address) else { return Vec::new() };
     let useful = own
         .neighbours
-        .iter()
-        .filter(|neighbour| !own.complete || members.get(neighbour).is_some_and(|member| !member.complete));
+        .keys()
+        .filter(|neighbour| !own.complete || graph.get(**neighbour).is_some_and(|member| !member.complete));
     useful.copied().take(request.wanted).collect()
 }
 

@@ -1,4 +1,6 @@
 use super::*;
+use proptest::prelude::*;
+use std::collections::BTreeSet;
 
 const TORRENT: InfoHash = InfoHash([1; 20]);
 
@@ -34,28 +36,146 @@ fn peers(reply: AnnounceReply) -> Vec<SocketAddr> {
     }
 }
 
-#[test]
-fn a_flash_crowd_gets_a_connected_graph_of_bounded_degree() {
-    for members in [2, 9, 32, 1000] {
-        let mut tracker = tracker(Admission::Open);
-        for _round in 0..2 {
-            for number in 0..members {
-                peers(tracker.announce(Moment::ZERO, &request(number, 1, AnnounceEvent::Started)));
+/// A tracker of racks of `size`; numbers count from 0.
+fn racked(size: usize) -> Tracker {
+    let rack_of = move |ip: IpAddr| match ip {
+        IpAddr::V4(ip) => u32::try_from((ip.to_bits() as usize & 0xffff) / size).ok(),
+        IpAddr::V6(_) => None,
+    };
+    let config = TrackerConfig::new(Admission::Open, [5; 32]);
+    let mut tracker = Tracker::new(TrackerConfig { racks: Racks::Known(Box::new(rack_of)), ..config });
+    tracker.add_torrent(TORRENT);
+    tracker
+}
+
+fn rack_address(number: usize) -> SocketAddr {
+    let [.., high, low] = u32::try_from(number).unwrap().to_be_bytes();
+    SocketAddr::from(([10, 0, high, low], 6881))
+}
+
+const SEED: usize = 60_000;
+
+/// A seed and a flash crowd that announces in this order, twice.
+fn crowd(tracker: &mut Tracker, order: &[usize]) {
+    tracker.add_seed(Moment::ZERO, TORRENT, rack_address(SEED));
+    for _round in 0..2 {
+        for &number in order {
+            announce(tracker, number, 1);
+        }
+    }
+}
+
+fn announce(tracker: &mut Tracker, number: usize, left: u64) -> Vec<SocketAddr> {
+    let request =
+        AnnounceRequest { address: rack_address(number), ..request(number, left, AnnounceEvent::None) };
+    peers(tracker.announce(Moment::ZERO, &request))
+}
+
+fn graph(tracker: &Tracker) -> &Graph {
+    tracker.torrents.get(&TORRENT).unwrap()
+}
+
+/// How many members can be reached from the seed, and in how many steps the last.
+fn reach(graph: &Graph) -> (usize, usize) {
+    let mut reached = BTreeSet::from([rack_address(SEED)]);
+    let (mut edge, mut steps) = (vec![rack_address(SEED)], 0);
+    while !edge.is_empty() {
+        let next = edge.iter().flat_map(|at| graph.get(*at).unwrap().neighbours.keys());
+        edge = next.copied().filter(|next| reached.insert(*next)).collect();
+        steps += usize::from(!edge.is_empty());
+    }
+    (reached.len(), steps)
+}
+
+/// `band`: how many more neighbours than wanted one may have.
+fn check_regular(graph: &Graph, band: usize) -> Result<(), String> {
+    let nodes = graph.members().filter(|(_, member)| !member.is_seed).count();
+    let wanted = degree(10, graph.len()).min(nodes - 1);
+    for (address, member) in graph.members().filter(|(_, member)| !member.is_seed) {
+        let ties = member.count(Tie::Near) + member.count(Tie::Far);
+        if !(wanted..=wanted + band).contains(&ties) {
+            return Err(format!("{address} has {ties} neighbours instead of {wanted}"));
+        }
+        let shares = graph.shares(member.rack, wanted);
+        if member.count(Tie::Near) < shares.near || member.count(Tie::Near) > shares.near + band {
+            return Err(format!("{address} has {} of {} in its rack", member.count(Tie::Near), shares.near));
+        }
+        for (other, tie) in &member.neighbours {
+            if graph.get(*other).and_then(|other| other.neighbours.get(&address)) != Some(tie) {
+                return Err(format!("{address} knows {other}, but not the other way round"));
             }
         }
-        let graph = tracker.torrents.get(&TORRENT).unwrap();
-        let wanted = degree(10, members).min(members - 1);
-        let degrees: Vec<usize> = graph.values().map(|member| member.neighbours.len()).collect();
-        assert!(
-            degrees.iter().all(|&degree| (wanted..=wanted + 6).contains(&degree)),
-            "{members}: {degrees:?}"
-        );
-        let mut reached = BTreeSet::from([address(0)]);
-        let mut edge = vec![address(0)];
-        while let Some(at) = edge.pop() {
-            edge.extend(graph.get(&at).unwrap().neighbours.iter().filter(|next| reached.insert(**next)));
+    }
+    Ok(())
+}
+
+#[test]
+fn a_flash_crowd_gets_a_short_regular_graph() {
+    for (members, steps_max) in [(2, 1), (9, 1), (32, 3), (1000, 5), (10_000, 7)] {
+        let mut tracker = racked(usize::MAX);
+        crowd(&mut tracker, &(0..members).collect::<Vec<_>>());
+        let (reached, steps) = reach(graph(&tracker));
+        assert_eq!(reached, members + 1);
+        assert!(steps <= steps_max, "{members} nodes in {steps} steps");
+        check_regular(graph(&tracker), 3).unwrap();
+    }
+}
+
+fn check_racks(order: &[usize], band: usize) {
+    let mut tracker = racked(32);
+    crowd(&mut tracker, order);
+    let graph = graph(&tracker);
+    assert_eq!(reach(graph).0, order.len() + 1);
+    check_regular(graph, band).unwrap();
+    let nodes = || graph.members().map(|(_, member)| member).filter(|member| !member.is_seed);
+    let near: usize = nodes().map(|member| member.count(Tie::Near)).sum();
+    let far: usize = nodes().map(|member| member.count(Tie::Far)).sum();
+    let share = near as f64 / (near + far) as f64;
+    assert!((0.60..0.75).contains(&share), "{share} of the neighbours are in the rack");
+    let seats = graph.get(rack_address(SEED)).unwrap().neighbours.keys();
+    let racks: BTreeSet<_> = seats.map(|node| graph.get(*node).unwrap().rack).collect();
+    assert_eq!(racks.len(), order.len() / 32, "each rack has a seat at the seed");
+}
+
+#[test]
+fn racks_that_arrive_together_or_one_after_the_other_are_woven_together() {
+    let mut order: Vec<usize> = (0..640).collect();
+    // The first rack knew nobody outside when it came, so it has more ties inside.
+    check_racks(&order, 8);
+    Chance::new([4; 32]).shuffle(&mut order);
+    check_racks(&order, 5);
+}
+
+proptest! {
+    /// Whoever comes, leaves and completes in whatever order: after one more announce of each, the graph is whole.
+    #[test]
+    fn churn_leaves_a_regular_connected_graph(
+        size in 2_usize..40,
+        calls in prop::collection::vec((0_usize..120, 0_u8..8), 50..400),
+    ) {
+        let mut tracker = racked(size);
+        crowd(&mut tracker, &(0..60).collect::<Vec<_>>());
+        for (number, call) in calls {
+            let event = if call == 0 { AnnounceEvent::Stopped } else { AnnounceEvent::None };
+            let left = u64::from(call != 1);
+            let address = rack_address(number);
+            tracker.announce(Moment::ZERO, &AnnounceRequest { address, ..request(number, left, event) });
         }
-        assert_eq!(reached.len(), members);
+        let incomplete: Vec<SocketAddr> =
+            graph(&tracker).members().filter(|(_, member)| !member.complete).map(|(address, _)| address).collect();
+        for _round in 0..2 {
+            for &address in &incomplete {
+                tracker.announce(Moment::ZERO, &AnnounceRequest { address, ..request(0, 1, AnnounceEvent::None) });
+            }
+        }
+        let graph = graph(&tracker);
+        for address in incomplete {
+            let member = graph.get(address).unwrap();
+            prop_assert!(!lacks_neighbours(graph, member, degree(10, graph.len())) || graph.len() < 40);
+            prop_assert!(member.neighbours.len() <= 26, "{} neighbours", member.neighbours.len());
+        }
+        let alone = graph.members().filter(|(_, member)| !member.complete && member.neighbours.is_empty()).count();
+        prop_assert_eq!(alone, 0);
     }
 }
 
