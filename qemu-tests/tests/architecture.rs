@@ -7,7 +7,7 @@ use serde_json::Value;
 
 /// The layer of each package, lowest first. A package may depend on its own layer's lower neighbours only by
 /// being named in a lower layer; drivers, engines and formats never name a program.
-const LAYERS: [(&str, u8); 14] = [
+const LAYERS: [(&str, u8); 15] = [
     ("disk-layout", 0),
     ("image-format", 0),
     ("boot-bundle", 0),
@@ -21,7 +21,8 @@ const LAYERS: [(&str, u8); 14] = [
     ("initrd-agent", 3),
     ("pxe-server", 3),
     ("image-tools", 3),
-    ("qemu-tests", 3),
+    ("bed", 3),
+    ("qemu-tests", 4),
 ];
 
 /// Formats and engines stay free of I/O: they never name these.
