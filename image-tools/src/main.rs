@@ -1,4 +1,4 @@
-//! Makes, inspects and signs file-mode images; builds the boot bundle.
+//! Makes, inspects, signs and fetches file-mode images; builds the boot bundle.
 //!
 //! Never writes half a file: every output appears under its name only when it is complete.
 #![forbid(unsafe_code)]
@@ -11,6 +11,7 @@ mod contents;
 mod exclude;
 mod extract;
 mod facts;
+mod fetch;
 mod image_file;
 mod import;
 mod inspect;
@@ -49,6 +50,8 @@ enum Command {
     Verify(verify::VerifyArguments),
     /// Write an image's tree into a directory.
     Extract(extract::ExtractArguments),
+    /// Pull an image, or any file, out of a swarm.
+    Fetch(Box<fetch::FetchArguments>),
     /// Make a key pair for signing images (minisign format).
     Keygen(keys::KeygenArguments),
     /// Sign an image's manifest.
@@ -70,6 +73,7 @@ fn main() -> ExitCode {
         Command::Ls(arguments) => list::run(&arguments),
         Command::Verify(arguments) => verify::run(&arguments),
         Command::Extract(arguments) => extract::run(&arguments),
+        Command::Fetch(arguments) => fetch::run(&arguments),
         Command::Keygen(arguments) => keys::keygen(&arguments),
         Command::Sign(arguments) => keys::sign(&arguments),
         Command::Boot(command) => boot::run(command),

@@ -226,7 +226,8 @@ fn announce_start(app: &App, admin: SocketAddr) {
     }
 }
 
-async fn wait_for_signal() -> Result<()> {
+/// Returns at SIGTERM or SIGINT.
+pub(crate) async fn wait_for_signal() -> Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
     tokio::select! {

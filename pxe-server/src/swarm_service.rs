@@ -27,9 +27,9 @@ use crate::nodes::Nodes;
 
 /// Every node dials the server first, so a rack that starts at once is this many connections; each holds at most
 /// 256 KiB of buffer.
-const SEED_PEERS_MAX: usize = 1024;
+pub(crate) const SEED_PEERS_MAX: usize = 1024;
 /// A flash crowd's handshakes; one address may have a quarter of them.
-const SEED_HANDSHAKES_MAX: usize = 256;
+pub(crate) const SEED_HANDSHAKES_MAX: usize = 256;
 
 /// Tracker and seeds.
 pub(crate) struct SwarmService {

@@ -33,6 +33,11 @@ pub enum HttpError {
     Status(u16),
 }
 
+/// The body of `http://IP:PORT/PATH`, if the answer is a success and the body not longer than `body_bytes_max`.
+pub async fn http_get(url: &str, body_bytes_max: usize) -> Result<Vec<u8>, HttpError> {
+    Get { url: Url::parse(url)?, range: None, body_bytes_max, local: None }.run().await
+}
+
 /// A URL taken apart: no names are resolved, so nothing but the given address is ever contacted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Url {

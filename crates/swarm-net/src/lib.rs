@@ -11,20 +11,21 @@ mod clock;
 mod config;
 mod connection;
 mod driver;
-
+mod hashing;
 mod http;
 mod peer;
+mod stats_json;
 mod store;
 mod transfer;
 mod web_seed;
 
 pub use clock::Clock;
 pub use config::{PeerConfig, PeerEvent, PeerStats, PieceHashes, StartError};
-
-pub use http::HttpError;
+pub use hashing::{piece_hashes, verified_pieces};
+pub use http::{HttpError, http_get};
 pub use peer::Peer;
 pub use store::{FileStore, MemoryStore, PieceStore};
-pub use transfer::{Progress, Transfer, TransferError, fetch_to_file, seed_file, verified_pieces};
+pub use transfer::{Progress, Transfer, TransferError, fetch_to_file, seed_file};
 pub use web_seed::{HttpWebSeed, WebSeed};
 
 pub use swarm::tracker::{Admission, AnnounceReply, AnnounceRequest, Racks, Tracker, TrackerConfig};

@@ -1,14 +1,13 @@
 //! Downloading a torrent into a file, and seeding a file: what the command lines of people need.
 
 use crate::config::{PeerConfig, PeerEvent, PeerStats, StartError};
+use crate::hashing::verified_pieces;
 use crate::peer::Peer;
 use crate::store::FileStore;
 use crate::web_seed::WebSeed;
-use sha1::{Digest, Sha1};
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -158,27 +157,6 @@ pub async fn seed_file(transfer: &Transfer) -> Result<Peer, TransferError> {
     Ok(Peer::start(transfer.config(store, have)).await?)
 }
 
-/// The pieces of `file` whose SHA-1 is right. Reads the whole file and blocks.
-pub fn verified_pieces(file: &File, metainfo: &Metainfo) -> io::Result<PieceSet> {
-    let pieces = u32::try_from(metainfo.pieces.len()).map_err(io::Error::other)?;
-    let mut have = PieceSet::empty(pieces);
-    let present = file.metadata()?.len();
-    let mut buffer = Vec::new();
-    for (piece, hash) in (0..pieces).zip(&metainfo.pieces) {
-        let offset = u64::from(piece) * u64::from(metainfo.piece_length);
-        let length = (metainfo.length - offset).min(u64::from(metainfo.piece_length));
-        if offset + length > present {
-            break;
-        }
-        buffer.resize(usize::try_from(length).map_err(io::Error::other)?, 0);
-        file.read_exact_at(&mut buffer, offset)?;
-        if Sha1::digest(&buffer).as_slice() == hash {
-            have.insert(piece);
-        }
-    }
-    Ok(have)
-}
-
 impl Transfer {
     fn config(&self, store: Arc<FileStore>, have: PieceSet) -> PeerConfig {
         let config = PeerConfig::new(self.metainfo.clone(), store, have, self.listen);
@@ -211,7 +189,7 @@ async fn open_part(path: &Path, metainfo: &Metainfo) -> Result<(File, PieceSet),
 async fn checked(file: File, metainfo: &Metainfo) -> io::Result<(File, PieceSet)> {
     let metainfo = metainfo.clone();
     let check = spawn_blocking(move || {
-        let have = verified_pieces(&file, &metainfo)?;
+        let have = verified_pieces(&file, &metainfo, &|_| {})?;
         Ok((file, have))
     });
     check.await.map_err(io::Error::other)?

@@ -73,8 +73,10 @@ pub struct Metainfo {
     pub pieces: Vec<[u8; 20]>,
     /// Whether only this torrent's trackers may name peers (BEP 27).
     pub private: bool,
-    /// The tracker's URL, if the metainfo names one.
+    /// The tracker's URL, if the metainfo names one; of several (BEP 12) the first that speaks plain HTTP.
     pub announce: Option<String>,
+    /// Web seeds (BEP 19): where the file can be read by ranges.
+    pub web_seeds: Vec<String>,
 }
 
 impl Metainfo {
@@ -105,8 +107,31 @@ impl Metainfo {
             name: checked_name(name)?,
             pieces: pieces.to_vec(),
             private: info.get("private").and_then(Value::integer) == Some(1),
-            announce: root.get("announce").and_then(Value::bytes).and_then(text),
+            announce: announce(&root),
+            web_seeds: strings(root.get("url-list")),
         })
+    }
+
+    /// The same torrent with another tracker and other web seeds, and nothing else: the bytes of `info`, and with
+    /// them the info-hash, stay what they are.
+    pub fn with_sources(
+        bytes: &[u8],
+        announce: Option<&str>,
+        web_seeds: &[&str],
+    ) -> Result<Vec<u8>, MetainfoError> {
+        Metainfo::parse(bytes)?;
+        let root = Value::parse(bytes)?;
+        let info = root.get("info").ok_or(MetainfoError::Key("info"))?;
+        let mut sources = vec![];
+        let announce =
+            announce.map(|url| [Data::text("announce").encode(), Data::text(url).encode()].concat());
+        sources.extend(announce);
+        sources.push([&Data::text("info").encode(), info.raw].concat());
+        if !web_seeds.is_empty() {
+            let list = Data::List(web_seeds.iter().map(|url| Data::text(url)).collect());
+            sources.push([Data::text("url-list").encode(), list.encode()].concat());
+        }
+        Ok([b"d", sources.concat().as_slice(), b"e"].concat())
     }
 
     /// The lengths, as the maker of piece and block numbers.
@@ -139,6 +164,23 @@ impl Metainfo {
         root.extend(announce.map(|url| ("announce", Data::text(url))));
         Ok(Data::dictionary(root).encode())
     }
+}
+
+/// The tracker of BEP 3, unless it is of a kind that we don't speak and the first tier of BEP 12 has a better one.
+fn announce(root: &Value<'_>) -> Option<String> {
+    let named = root.get("announce").and_then(Value::bytes).and_then(text);
+    let first_tier = root.get("announce-list").and_then(Value::list).and_then(<[_]>::first);
+    let tier = strings(first_tier);
+    let plain = named.iter().chain(&tier).find(|url| url.starts_with("http://")).cloned();
+    plain.or(named).or_else(|| tier.into_iter().next())
+}
+
+/// One string, or a list of them.
+fn strings(value: Option<&Value<'_>>) -> Vec<String> {
+    let Some(value) = value else { return Vec::new() };
+    let one = value.bytes().and_then(text);
+    let list = value.list().unwrap_or_default();
+    one.into_iter().chain(list.iter().filter_map(|item| item.bytes().and_then(text))).collect()
 }
 
 fn integer(info: &Value<'_>, key: &'static str) -> Result<u64, MetainfoError> {
@@ -191,6 +233,37 @@ mod tests {
         let raw = Value::parse(&bytes).unwrap().get("info").unwrap().raw.to_vec();
         let expected: [u8; 20] = Sha1::digest(&raw).into();
         assert_eq!(Metainfo::parse(&bytes).unwrap().info_hash, InfoHash(expected));
+    }
+
+    #[test]
+    fn other_sources_leave_the_info_hash_alone() {
+        let before = Metainfo::parse(&encoded()).unwrap();
+        let urls = ["http://10.0.0.2/a.esir", "http://10.0.0.3/a.esir"];
+        let bytes = Metainfo::with_sources(&encoded(), Some("http://10.0.0.2/announce"), &urls).unwrap();
+        let after = Metainfo::parse(&bytes).unwrap();
+        assert_eq!(after.info_hash, before.info_hash);
+        assert_eq!(after.announce.as_deref(), Some("http://10.0.0.2/announce"));
+        assert_eq!(after.web_seeds, urls);
+        let none = Metainfo::parse(&Metainfo::with_sources(&bytes, None, &[]).unwrap()).unwrap();
+        assert_eq!((none.announce, none.web_seeds), (None, vec![]));
+        assert!(Metainfo::with_sources(b"de", None, &[]).is_err());
+    }
+
+    #[test]
+    fn of_several_trackers_the_first_that_speaks_http_is_taken() {
+        let check = |root: &str, expected: Option<&str>| {
+            let bytes = encoded();
+            let info = Value::parse(&bytes).unwrap().get("info").unwrap().raw.to_vec();
+            let whole = [b"d", root.as_bytes(), b"4:info", &info, b"8:url-list8:http://xe"].concat();
+            let metainfo = Metainfo::parse(&whole).unwrap();
+            assert_eq!(metainfo.announce.as_deref(), expected, "{root}");
+            assert_eq!(metainfo.web_seeds, ["http://x"]);
+        };
+        check("", None);
+        check("8:announce7:udp://a", Some("udp://a"));
+        check("8:announce7:udp://a13:announce-listll7:udp://b8:http://cee", Some("http://c"));
+        check("13:announce-listll8:http://bel8:http://cee", Some("http://b"));
+        check("8:announcei1e13:announce-listi1e", None);
     }
 
     #[test]

@@ -12,6 +12,10 @@ use sha2::Sha256;
 use std::fmt;
 
 const LABEL: &[u8] = b"esir swarm member v1";
+const HTTP_LABEL: &[u8] = b"esir swarm http v1";
+
+/// Bytes of a key for HTTP: more than anybody can try.
+const HTTP_KEY_BYTES: usize = 16;
 
 /// Length of a proof in bytes.
 pub(crate) const PROOF_BYTES: usize = 32;
@@ -56,6 +60,35 @@ pub(crate) struct Covered {
 }
 
 impl Secret {
+    /// The secret written as 64 hexadecimal digits.
+    pub fn from_hex(digits: &str) -> Option<Secret> {
+        let mut bytes = [0; 32];
+        let (pairs, rest) = digits.as_bytes().as_chunks::<2>();
+        if pairs.len() != bytes.len()
+            || !rest.is_empty()
+            || !digits.bytes().all(|digit| digit.is_ascii_hexdigit())
+        {
+            return None;
+        }
+        for (byte, pair) in bytes.iter_mut().zip(pairs) {
+            *byte = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
+        }
+        Some(Secret(bytes))
+    }
+
+    /// As [`Secret::from_hex`] reads it.
+    pub fn to_hex(&self) -> String {
+        self.0.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// What a seed's HTTP side asks for as `key` in the query, in hexadecimal digits. It travels in clear, as the
+    /// data that it gives access to does, and nothing about the secret follows from it.
+    pub fn http_key(&self) -> String {
+        let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(&self.0) else { return String::new() };
+        mac.update(HTTP_LABEL);
+        mac.finalize().into_bytes().iter().take(HTTP_KEY_BYTES).map(|byte| format!("{byte:02x}")).collect()
+    }
+
     /// The proof that the side which sees this connection as `prover` sends.
     pub(crate) fn proof(&self, prover: Side, covered: &Covered) -> Option<[u8; PROOF_BYTES]> {
         self.mac(prover, covered).map(|mac| mac.finalize().into_bytes().into())
@@ -113,6 +146,25 @@ mod tests {
         ];
         assert!(changed.iter().all(|other| !secret.proves(Side::Outbound, other, &proof)));
         assert!(!secret.proves(Side::Outbound, &covered(), &proof[..31]));
+    }
+
+    #[test]
+    fn each_secret_has_a_key_for_http_of_its_own() {
+        let key = Secret([7; 32]).http_key();
+        assert_eq!(key.len(), 2 * HTTP_KEY_BYTES);
+        assert_eq!(key, Secret([7; 32]).http_key());
+        assert_ne!(key, Secret([8; 32]).http_key());
+    }
+
+    #[test]
+    fn a_secret_is_64_hexadecimal_digits() {
+        let secret = Secret(std::array::from_fn(|at| at as u8 * 8));
+        assert_eq!(Secret::from_hex(&secret.to_hex()), Some(secret));
+        for bad in
+            ["", "00", &"0".repeat(63), &"0".repeat(65), &"0".repeat(66), &"+0".repeat(32), &"é".repeat(32)]
+        {
+            assert_eq!(Secret::from_hex(bad), None, "{bad}");
+        }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 mod client;
 mod nodes;
 mod report;
+mod seed;
 mod text;
 mod watch;
 
@@ -39,6 +40,8 @@ enum Command {
     Watch(watch::WatchArguments),
     /// Show what came of the last deployment
     Report(report::ReportArguments),
+    /// Offer one file to a swarm until interrupted: torrent, tracker, seed and web seed
+    Seed(seed::SeedArguments),
 }
 
 #[derive(Args)]
@@ -105,17 +108,25 @@ fn dispatch(command: Command) -> Result<()> {
         Command::Deploy(arguments) => nodes::order(&arguments, "deploy", "will be deployed"),
         Command::Watch(arguments) => watch::watch(&arguments),
         Command::Report(arguments) => report::report(&arguments),
+        Command::Seed(arguments) => {
+            log_to_standard_error("warn");
+            seed::seed(&arguments)
+        }
     }
 }
 
-fn serve(arguments: ServeArguments) -> Result<()> {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+fn log_to_standard_error(level: &str) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)
         .init();
+}
+
+fn serve(arguments: ServeArguments) -> Result<()> {
+    log_to_standard_error("info");
     let overrides = Overrides {
         interface: arguments.interface,
         images: arguments.images,

@@ -28,6 +28,25 @@ pub enum HavePolicy {
     Adaptive,
 }
 
+/// Longest deadline of `fixed`: beyond it peers take each other for dead.
+const FIXED_MAX_MS: u64 = 10_000;
+
+impl std::str::FromStr for HavePolicy {
+    type Err = &'static str;
+
+    /// `bep3`, `suppress`, `fixed:MS` or `adaptive`.
+    fn from_str(text: &str) -> Result<HavePolicy, Self::Err> {
+        let fixed = |ms: &str| ms.parse().ok().filter(|ms| *ms <= FIXED_MAX_MS).map(Duration::from_millis);
+        match (text, text.strip_prefix("fixed:").and_then(fixed)) {
+            ("bep3", _) => Ok(HavePolicy::Bep3),
+            ("suppress", _) => Ok(HavePolicy::Suppress),
+            ("adaptive", _) => Ok(HavePolicy::Adaptive),
+            (_, Some(deadline)) => Ok(HavePolicy::Fixed(deadline)),
+            _ => Err("write bep3, suppress, fixed:MS (up to 10000) or adaptive"),
+        }
+    }
+}
+
 /// Bounds of the adaptive deadline: 8 pieces' worth of time within these.
 const DEADLINE_MIN: Duration = Duration::from_millis(10);
 const DEADLINE_MAX: Duration = Duration::from_millis(50);
