@@ -158,7 +158,7 @@ mod tests {
 
     #[test]
     fn a_secret_is_64_hexadecimal_digits() {
-        let secret = Secret(std::array::from_fn(|at| at as u8 * 8));
+        let secret = Secret(std::array::from_fn(|at| u8::try_from(at).unwrap() * 8));
         assert_eq!(Secret::from_hex(&secret.to_hex()), Some(secret));
         for bad in
             ["", "00", &"0".repeat(63), &"0".repeat(65), &"0".repeat(66), &"+0".repeat(32), &"é".repeat(32)]
