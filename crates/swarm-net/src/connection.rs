@@ -16,6 +16,10 @@ use tokio::task::{AbortHandle, JoinSet, spawn_blocking};
 /// Bytes read at once: 16 blocks. Pages that are never filled cost nothing.
 const READ_BYTES: usize = 256 * 1024;
 
+/// Messages given to the loop at once. A keep-alive has 4 bytes on the wire and a dozen times that in memory:
+/// without this bound a stranger fills the queue of inputs with hundreds of MiB.
+const READ_MESSAGES: usize = 256;
+
 /// Blocks read from the store and written at once.
 const WRITE_BLOCKS: usize = 16;
 
@@ -120,12 +124,17 @@ impl Reader {
                 return Ok(());
             }
             filled += read;
-            let (used, messages) = cut(&self.decoder, buffer.get(..filled).unwrap_or_default())?;
-            if !messages.is_empty() {
+            let mut start = 0;
+            loop {
+                let (used, messages) = cut(&self.decoder, buffer.get(start..filled).unwrap_or_default())?;
+                if messages.is_empty() {
+                    break;
+                }
+                start += used;
                 self.give(Input::Received { peer, messages }).await?;
             }
-            buffer.copy_within(used..filled, 0);
-            filled -= used;
+            buffer.copy_within(start..filled, 0);
+            filled -= start;
         }
     }
 
@@ -134,11 +143,13 @@ impl Reader {
     }
 }
 
-/// All whole messages of `bytes`, and how many bytes they took.
+/// The whole messages of `bytes`, at most [`READ_MESSAGES`], and how many bytes they took.
 fn cut(decoder: &Decoder, bytes: &[u8]) -> io::Result<(usize, Vec<Incoming>)> {
     let mut messages = Vec::new();
     let mut used = 0;
-    while let Some(decoded) = decoder.decode(bytes.get(used..).unwrap_or_default()).map_err(invalid)? {
+    while messages.len() < READ_MESSAGES
+        && let Some(decoded) = decoder.decode(bytes.get(used..).unwrap_or_default()).map_err(invalid)?
+    {
         used += decoded.used;
         messages.push(match decoded.message {
             Message::Piece(raw) => Incoming::Block { raw, data: decoded.data.to_vec() },
