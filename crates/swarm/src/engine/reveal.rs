@@ -47,6 +47,8 @@ pub(super) enum Reveal {
         /// When the first piece was revealed.
         since: Option<Moment>,
         offers: BTreeMap<PieceIndex, Offer>,
+        /// Peers that let an offer lapse: while others ask for what they see, these are offered nothing.
+        idle: BTreeSet<PeerKey>,
     },
     /// Every piece is out; only those who ask see everything.
     Draining { until: Moment, told: BTreeSet<PeerKey> },
@@ -54,14 +56,17 @@ pub(super) enum Reveal {
 
 impl Default for Reveal {
     fn default() -> Reveal {
-        Reveal::Passing { since: None, offers: BTreeMap::new() }
+        Reveal::Passing { since: None, offers: BTreeMap::new(), idle: BTreeSet::new() }
     }
 }
 
 impl Reveal {
     pub(super) fn forget(&mut self, peer: PeerKey) {
         match self {
-            Reveal::Passing { offers, .. } => offers.retain(|_, offer| offer.to != peer),
+            Reveal::Passing { offers, idle, .. } => {
+                offers.retain(|_, offer| offer.to != peer);
+                idle.remove(&peer);
+            }
             Reveal::Draining { told, .. } => {
                 told.remove(&peer);
             }
@@ -86,6 +91,11 @@ impl Swarm {
         }
         let mut leechers: Vec<PeerKey> =
             self.active_peers().filter(|(_, active)| !active.is_complete()).map(|(key, _)| key).collect();
+        if let Some(Reveal::Passing { idle, .. }) = &self.reveal
+            && leechers.iter().any(|peer| !idle.contains(peer))
+        {
+            leechers.retain(|peer| !idle.contains(peer));
+        }
         self.chance.shuffle(&mut leechers);
         let alone = leechers.len() == 1;
         for peer in leechers {
@@ -100,7 +110,7 @@ impl Swarm {
 
     fn offer(&mut self, to: PeerKey, piece: PieceIndex) {
         let at = self.now;
-        if let Some(Reveal::Passing { since, offers }) = &mut self.reveal {
+        if let Some(Reveal::Passing { since, offers, .. }) = &mut self.reveal {
             since.get_or_insert(at);
             offers.insert(piece, Offer { to, at, asked_bytes: 0 });
             self.tell_piece(to, piece);
@@ -141,7 +151,8 @@ impl Swarm {
     /// A peer asked for a block: of an offered piece, that may be the last one.
     pub(super) fn reveal_requested(&mut self, peer: PeerKey, block: Block) {
         let (now, whole) = (self.now, self.config.geometry.bytes_of(block.piece()));
-        let Some(Reveal::Passing { offers, .. }) = &mut self.reveal else { return };
+        let Some(Reveal::Passing { offers, idle, .. }) = &mut self.reveal else { return };
+        idle.remove(&peer);
         let Some(offer) = offers.get_mut(&block.piece()).filter(|offer| offer.to == peer) else {
             return;
         };
@@ -155,16 +166,21 @@ impl Swarm {
     /// At every tick: offers that came to nothing are withdrawn, those that arrived are done with.
     pub(super) fn renew_offers(&mut self) {
         let (now, pieces) = (self.now, &self.pieces);
-        if let Some(Reveal::Passing { offers, .. }) = &mut self.reveal {
+        if let Some(Reveal::Passing { offers, idle, .. }) = &mut self.reveal {
             offers.retain(|piece, offer| {
-                pieces.availability(*piece) == 0 && now.since(offer.at) < OFFER_TIMEOUT
+                let (unseen, lapsed) =
+                    (pieces.availability(*piece) == 0, now.since(offer.at) >= OFFER_TIMEOUT);
+                if unseen && lapsed && offer.asked_bytes < pieces.geometry().bytes_of(*piece) {
+                    idle.insert(offer.to);
+                }
+                unseen && !lapsed
             });
         }
         self.reveal_more();
     }
 
     fn end_pass_if_done(&mut self) {
-        let Some(Reveal::Passing { since, offers }) = &self.reveal else { return };
+        let Some(Reveal::Passing { since, offers, .. }) = &self.reveal else { return };
         let unseen = |piece: &PieceIndex| self.pieces.availability(*piece) == 0;
         let waiting = self.pieces.geometry().all().filter(unseen).any(|piece| {
             let whole = self.config.geometry.bytes_of(piece);
