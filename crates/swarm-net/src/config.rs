@@ -184,4 +184,8 @@ pub struct PeerStats {
     pub counts: Counts,
     /// Whether this seed still reveals pieces one by one.
     pub revealing: bool,
+    /// Why the last announce failed; `None` after one that was answered.
+    pub tracker_error: Option<String>,
+    /// Why the last fetch from the web seed failed; `None` after one that brought its piece.
+    pub web_seed_error: Option<String>,
 }

@@ -56,8 +56,8 @@ pub(crate) enum Input {
     Malformed { peer: PeerKey },
     Gone { peer: PeerKey },
     Checked { piece: PieceIndex, outcome: CheckOutcome, error: Option<io::Error> },
-    Fetched { piece: PieceIndex, bytes: Option<Vec<u8>> },
-    Announced { event: AnnounceEvent, result: Option<(Duration, Vec<SocketAddr>)> },
+    Fetched { piece: PieceIndex, result: Result<Vec<u8>, String> },
+    Announced { event: AnnounceEvent, result: Result<(Duration, Vec<SocketAddr>), String> },
 }
 
 /// What the loop runs on.
@@ -85,6 +85,9 @@ pub(crate) struct Driver {
     /// Blocks of arriving pieces, by number.
     blocks: BTreeMap<PieceIndex, BTreeMap<u32, Vec<u8>>>,
     store_error: Option<io::Error>,
+    /// Why the last announce and the last fetch failed.
+    tracker_error: Option<String>,
+    web_seed_error: Option<String>,
     stats_due: Moment,
 }
 
@@ -97,6 +100,8 @@ impl Driver {
             outbox: BTreeMap::new(),
             blocks: BTreeMap::new(),
             store_error: None,
+            tracker_error: None,
+            web_seed_error: None,
             stats_due: Moment::ZERO,
         }
     }
@@ -161,15 +166,17 @@ impl Driver {
                 }
                 self.parts.engine.handle_checked(now, piece, outcome);
             }
-            Input::Fetched { piece, bytes } => {
-                let arrived = bytes.is_some();
-                if let Some(bytes) = bytes {
+            Input::Fetched { piece, result } => {
+                let arrived = result.is_ok();
+                self.web_seed_error = result.as_ref().err().cloned();
+                if let Ok(bytes) = result {
                     self.blocks.insert(piece, BTreeMap::from([(0, bytes)]));
                 }
                 self.parts.engine.handle_fetched(now, piece, arrived);
             }
             Input::Announced { event, result } => {
-                let (interval, peers) = result.unzip();
+                self.tracker_error = result.as_ref().err().cloned();
+                let (interval, peers) = result.ok().unzip();
                 self.parts.engine.handle_announced(now, event, interval);
                 self.parts.engine.handle_addresses(now, &peers.unwrap_or_default());
             }
@@ -271,15 +278,15 @@ impl Driver {
         let fetch = web_seed.fetch(self.parts.geometry.offset(piece), bytes);
         let inputs = self.parts.context.inputs.clone();
         self.tasks.spawn(async move {
-            let fetched = match fetch.await {
-                Ok(fetched) if fetched.len() as u64 == bytes => Some(fetched),
-                Ok(_) => None,
+            let result = match fetch.await {
+                Ok(fetched) if fetched.len() as u64 == bytes => Ok(fetched),
+                Ok(fetched) => Err(format!("{} bytes came instead of {bytes}", fetched.len())),
                 Err(error) => {
                     tracing::debug!(piece = piece.get(), %error, "the web seed failed");
-                    None
+                    Err(report(&error))
                 }
             };
-            let _ = inputs.send(Input::Fetched { piece, bytes: fetched }).await;
+            let _ = inputs.send(Input::Fetched { piece, result }).await;
         });
     }
 
@@ -303,14 +310,15 @@ impl Driver {
         let (inputs, local) = (self.parts.context.inputs.clone(), self.parts.local.ip());
         self.tasks.spawn(async move {
             let result = match announce(&url, local, &request).await {
-                Ok(AnnounceReply::Peers { interval, peers }) => Some((interval, peers)),
+                Ok(AnnounceReply::Peers { interval, peers }) => Ok((interval, peers)),
                 Ok(AnnounceReply::Refused(reason)) => {
                     tracing::warn!(reason, "the tracker refuses us");
-                    None
+                    Err(format!("it refuses us: {reason}"))
                 }
                 Err(error) => {
-                    tracing::debug!(error = %report(&error), "announcing failed");
-                    None
+                    let error = report(&error);
+                    tracing::debug!(error, "announcing failed");
+                    Err(error)
                 }
             };
             let _ = inputs.send(Input::Announced { event, result }).await;
@@ -366,6 +374,8 @@ impl Driver {
             have_messages: counts.have_messages,
             counts,
             revealing: engine.is_revealing(),
+            tracker_error: self.tracker_error.clone(),
+            web_seed_error: self.web_seed_error.clone(),
         };
         self.parts.stats.send_replace(stats);
     }

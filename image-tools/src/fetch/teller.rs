@@ -148,6 +148,12 @@ pub(super) fn why_nothing_came(waited: Duration, stats: &PeerStats) -> String {
     } else {
         sentence += ": every peer has ended its connection";
     }
+    if let Some(error) = &stats.tracker_error {
+        sentence += &format!("; the tracker: {error}");
+    }
+    if let Some(error) = &stats.web_seed_error {
+        sentence += &format!("; the web seed: {error}");
+    }
     sentence + "; run the same command again to go on from there"
 }
 
