@@ -1,130 +1,123 @@
-//! A swarm in virtual time: one seed and many nodes, each running the real engine.
+//! A swarm in virtual time: one seed and many nodes, each running the real engine, and the real tracker.
 //!
-//! The engine's actions become events of the queue: connections take a round trip, bytes take the links' time,
-//! a piece's hash takes the node's time. Every event that reaches an engine goes into the trace hash, so two
-//! runs can be compared by one number.
+//! The engine's actions become events of the queue: connections and announces take a round trip, bytes take the
+//! links' time, a piece's hash takes the node's time. Every event that reaches an engine goes into the trace
+//! hash, so two runs can be compared by one number.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod act;
+mod incidents;
+
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use swarm::wire::{HANDSHAKE_BYTES, Handshake, Message, RawBlock};
+use swarm::tracker::Tracker;
+use swarm::wire::{Handshake, Message, RawBlock};
 use swarm::{
-    Action, BlockVerdict, Chance, CheckOutcome, Event, Geometry, HavePolicy, InfoHash, Limits, Moment,
-    PeerKey, PieceIndex, PieceSet, Side, Swarm, SwarmConfig,
+    AnnounceEvent, BlockVerdict, CheckOutcome, Geometry, HaveBatch, InfoHash, Limits, Moment, PeerKey,
+    PieceIndex, PieceSet, Swarm, SwarmConfig,
 };
 
-use crate::network::{Arrival, ConnectionId, LinkRates, Network, NodeId, Wake};
+use crate::measure::Measuring;
+use crate::network::{Arrival, ConnectionId, Network, NodeId};
+use crate::oracle::Oracle;
+use crate::outcome::Outcome;
 use crate::queue::Queue;
+use crate::scenario::{Incident, Meeting, Scenario};
 
-/// What a world is made of.
-#[derive(Clone, Debug)]
-pub struct Scenario {
-    /// Nodes besides the seed.
-    pub nodes: usize,
-    /// Image, bytes.
-    pub image_bytes: u64,
-    /// Piece, bytes.
-    pub piece_bytes: u32,
-    /// Rates of every link: what TCP can carry over it, without the headers of Ethernet, IP and TCP.
-    pub rates: LinkRates,
-    /// Nodes per rack and the rate of a rack's uplink; `None` for one switch.
-    pub racks: Option<(usize, u64)>,
-    /// Neighbours that each node is given.
-    pub degree: usize,
-    /// One way, besides the message's own length.
-    pub latency: Duration,
-    /// Bytes hashed per second.
-    pub hash_bytes_s: u64,
-    /// When to announce.
-    pub have_policy: HavePolicy,
-    /// Where all chance comes from.
-    pub seed: u64,
-}
+/// How long a world goes on after its end, if it is checked, so that what is under way arrives.
+const REST_NS: u64 = 2_000_000_000;
 
-impl Scenario {
-    /// 100 Mbit/s links, 512 KiB pieces, degree 10: the shape of the published test.
-    #[must_use]
-    pub fn new(nodes: usize, image_bytes: u64) -> Self {
-        // 1448 bytes of payload in frames of 1514, as the shaper of the test bed counts them.
-        let rate = 12_500_000 * 1448 / 1514;
-        Self {
-            nodes,
-            image_bytes,
-            piece_bytes: 512 << 10,
-            rates: LinkRates { egress_bytes_s: rate, ingress_bytes_s: rate },
-            racks: None,
-            degree: 10,
-            latency: Duration::from_micros(100),
-            hash_bytes_s: 1_000_000_000,
-            have_policy: HavePolicy::Adaptive,
-            seed: 1,
-        }
-    }
-
-    /// The time that one link needs to carry the image once, seconds.
-    #[must_use]
-    pub fn bound_s(&self) -> f64 {
-        self.image_bytes as f64 / self.rates.ingress_bytes_s as f64
-    }
-}
-
-/// What came of a run.
-#[derive(Clone, Debug)]
-pub struct Outcome {
-    /// When each node had everything, seconds; `None` for one that never had.
-    pub complete_s: Vec<Option<f64>>,
-    /// Wire bytes that the seed sent, in image sizes.
-    pub seed_copies: f64,
-    /// HAVE messages of all, the seed included.
-    pub have_messages: u64,
-    /// Blocks that arrived twice or too late, in image sizes over all nodes.
-    pub redundant_copies: f64,
-    /// Mean over pieces of the time from the first node's verification to the half and to all, seconds.
-    pub diffusion_s: (f64, f64),
-    /// Events handled.
-    pub events: u64,
-    /// A number that two equal runs share.
-    pub trace: u64,
-}
-
-impl Outcome {
-    /// When the last node was complete, seconds; infinite if one never was.
-    #[must_use]
-    pub fn last_s(&self) -> f64 {
-        self.complete_s.iter().map(|time| time.unwrap_or(f64::INFINITY)).fold(0.0, f64::max)
-    }
-}
+/// Bytes that may be under way on one connection: what a socket buffers.
+const WINDOW_BYTES: u64 = 256 << 10;
 
 /// A message on the simulated wire.
 #[derive(Clone, Debug)]
 enum Wire {
     Handshake(Handshake),
     Message(Message),
-    Block(RawBlock),
+    Block { raw: RawBlock, corrupt: bool },
 }
+
+/// Which life of which node: what belongs to an earlier one is void.
+type Life = (NodeId, u32);
 
 enum Happening {
     /// The engine's timeout.
-    Tick(NodeId),
-    /// The link has sent what it had: which connection's bytes, if any.
-    Sent(NodeId, Option<(ConnectionId, u32)>),
+    Tick(Life),
+    /// The link has sent a block, with these bytes on this connection since the last.
+    Sent(NodeId, ConnectionId, u32),
     Arrives(Arrival<Wire>),
     Connects {
-        from: NodeId,
+        from: Life,
         to: NodeId,
     },
-    Checked(NodeId, PieceIndex),
-    Closes(NodeId, PeerKey),
+    Checked(Life, PieceIndex, CheckOutcome),
+    /// The other end of this connection has closed it.
+    Closes(ConnectionId),
+    /// An announce has come to the tracker.
+    Announces(Life, AnnounceEvent, u64),
+    /// Its answer has come back.
+    Announced(Life, AnnounceEvent, Option<(Duration, Vec<SocketAddr>)>),
+    Joins(NodeId),
+    Happens(Incident),
+}
+
+/// One direction of a connection.
+#[derive(Clone, Copy)]
+struct End {
+    from: NodeId,
+    /// The connection's name at the sender, and at the receiver.
+    key: PeerKey,
+    to: NodeId,
+    their_key: PeerKey,
+    /// Bytes of small messages that the engine has not heard of as sent.
+    unreported_bytes: u32,
 }
 
 struct Peer {
     engine: Swarm,
+    /// Counts its starts.
+    life: u32,
+    alive: bool,
     /// Each connection of this node: the outgoing direction.
     links: BTreeMap<PeerKey, ConnectionId>,
     complete_ns: Option<u64>,
     tick_ns: u64,
     hash_free_ns: u64,
+    disk_free_ns: u64,
+    blocks_sent: u64,
+    corrupts_every: u64,
+    /// What engines of earlier lives counted.
+    earlier: Tally,
+}
+
+/// What is counted over all lives of a node.
+#[derive(Clone, Copy, Default)]
+struct Tally {
+    have_messages: u64,
+    have_bytes: u64,
+    redundant_bytes: u64,
+    corrupt_pieces: u64,
+}
+
+impl Tally {
+    fn of(engine: &Swarm) -> Self {
+        let counts = engine.counts();
+        Self {
+            have_messages: counts.have_messages,
+            have_bytes: counts.have_bytes,
+            redundant_bytes: counts.redundant_bytes,
+            corrupt_pieces: counts.corrupt_pieces,
+        }
+    }
+
+    fn add(&mut self, other: Self) {
+        self.have_messages += other.have_messages;
+        self.have_bytes += other.have_bytes;
+        self.redundant_bytes += other.redundant_bytes;
+        self.corrupt_pieces += other.corrupt_pieces;
+    }
 }
 
 /// A swarm in virtual time.
@@ -134,11 +127,12 @@ pub struct World {
     queue: Queue<Happening>,
     network: Network<Wire>,
     peers: Vec<Peer>,
-    /// For each direction of a connection: whose it is at the receiving end.
-    receivers: BTreeMap<ConnectionId, (NodeId, PeerKey)>,
-    graph: Vec<BTreeSet<usize>>,
-    incomplete: usize,
-    verified_at: Vec<Vec<u64>>,
+    ends: Vec<End>,
+    tracker: Option<Tracker>,
+    /// Nodes that lack something, and incidents to come.
+    awaited: usize,
+    measuring: Option<Measuring>,
+    oracle: Option<Oracle>,
     events: u64,
     trace: u64,
 }
@@ -149,75 +143,105 @@ impl World {
     pub fn new(scenario: Scenario) -> Option<Self> {
         let geometry = Geometry::new(scenario.image_bytes, scenario.piece_bytes).ok()?;
         let latency_ns = u64::try_from(scenario.latency.as_nanos()).unwrap_or(u64::MAX);
-        let mut network = Network::new(latency_ns, 256 << 10);
-        let mut racks = Vec::new();
+        let mut network = Network::new(latency_ns, WINDOW_BYTES);
         let mut peers = Vec::new();
+        // Rack 0 is the core, where the seed stands.
+        let mut racks = vec![network.add_rack(None)];
         for node in 0..=scenario.nodes {
-            let rack = match scenario.racks {
-                None => 0,
-                // The seed stands alone, above the racks.
-                Some(_) if node == 0 => 0,
-                Some((size, _)) => 1 + (node - 1) / size,
-            };
+            let rack = scenario.rack(node).map_or(0, |rack| rack + 1);
             while racks.len() <= rack {
-                let uplink = if racks.is_empty() { None } else { scenario.racks.map(|(_, rate)| rate) };
-                racks.push(network.add_rack(uplink));
+                racks.push(network.add_rack(scenario.racks.map(|(_, rate)| rate)));
             }
-            network.add_node(*racks.get(rack)?, scenario.rates);
+            let character = scenario.character(NodeId(node));
+            network.add_node(*racks.get(rack)?, character.rates.unwrap_or(scenario.rates));
+            let have = if node == 0 {
+                PieceSet::full(geometry.pieces())
+            } else {
+                PieceSet::empty(geometry.pieces())
+            };
             peers.push(Peer {
-                engine: Swarm::new(Moment::ZERO, engine_config(&scenario, geometry, node)).ok()?,
+                engine: Swarm::new(Moment::ZERO, engine_config(&scenario, geometry, (NodeId(node), 0), have))
+                    .ok()?,
+                life: 0,
+                alive: false,
                 links: BTreeMap::new(),
                 complete_ns: (node == 0).then_some(0),
                 tick_ns: u64::MAX,
                 hash_free_ns: 0,
+                disk_free_ns: 0,
+                blocks_sent: 0,
+                corrupts_every: character.corrupts_every,
+                earlier: Tally::default(),
             });
         }
-        let graph = neighbours(&scenario);
-        let verified_at = vec![Vec::new(); usize::try_from(geometry.pieces()).ok()?];
-        let incomplete = scenario.nodes;
-        let (queue, receivers) = (Queue::default(), BTreeMap::new());
-        let (events, trace) = (0, 0xcbf2_9ce4_8422_2325);
+        let corrupting = peers.iter().any(|peer| peer.corrupts_every > 0);
         Some(Self {
+            measuring: scenario.measured.then(|| Measuring::new(scenario.nodes, geometry.pieces())),
+            oracle: (corrupting || scenario.checked_every > 0).then(Oracle::default),
+            awaited: scenario.nodes + scenario.incidents.len(),
             scenario,
             geometry,
-            queue,
+            queue: Queue::default(),
             network,
             peers,
-            receivers,
-            graph,
-            incomplete,
-            verified_at,
-            events,
-            trace,
+            ends: Vec::new(),
+            tracker: None,
+            events: 0,
+            trace: 0xcbf2_9ce4_8422_2325,
         })
     }
 
-    /// Runs until every node is complete, or nothing more happens, or `limit` of virtual time is over.
+    /// Runs until every node is complete and every incident over, or nothing more happens, or `limit` of virtual
+    /// time is over.
+    #[must_use]
     pub fn run(mut self, limit: Duration) -> Outcome {
-        let limit_ns = u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX);
-        for node in 0..self.peers.len() {
-            let list: Vec<SocketAddr> =
-                self.graph.get(node).into_iter().flatten().map(|&other| address(other)).collect();
-            let now = self.now();
-            if let Some(peer) = self.peers.get_mut(node) {
-                peer.engine.handle_addresses(now, &list);
-            }
-            self.settle(NodeId(node));
+        self.begin();
+        self.run_until(nanos(limit));
+        let ended_ns = self.queue.now_ns();
+        let measures = self.measuring.take().map(|measuring| measuring.finish(ended_ns));
+        if self.oracle.is_some() && self.awaited == 0 {
+            self.awaited = usize::MAX;
+            self.run_until(ended_ns.saturating_add(REST_NS));
+            self.oracle.iter_mut().for_each(Oracle::at_rest);
         }
-        while self.incomplete > 0
+        self.outcome(measures)
+    }
+
+    fn begin(&mut self) {
+        for (at, incident) in std::mem::take(&mut self.scenario.incidents) {
+            self.queue.push(nanos(at), Happening::Happens(incident));
+        }
+        if self.scenario.meeting != Meeting::All {
+            self.start_tracker();
+        }
+        for node in 0..self.peers.len() {
+            let at = self.scenario.character(NodeId(node)).joins_at;
+            self.queue.push(nanos(at), Happening::Joins(NodeId(node)));
+        }
+    }
+
+    fn run_until(&mut self, limit_ns: u64) {
+        while self.awaited > 0
+            && self.oracle.as_ref().is_none_or(|oracle| oracle.broken.is_none())
             && let Some(happening) = self.queue.pop()
         {
             if self.queue.now_ns() > limit_ns {
-                break;
+                return;
             }
             self.events += 1;
             self.happen(happening);
+            if self.scenario.checked_every > 0 && self.events.is_multiple_of(self.scenario.checked_every) {
+                self.check();
+            }
         }
-        self.outcome()
     }
 
     fn now(&self) -> Moment {
         Moment::after_origin(Duration::from_nanos(self.queue.now_ns()))
+    }
+
+    fn latency_ns(&self) -> u64 {
+        nanos(self.scenario.latency)
     }
 
     fn note(&mut self, kind: u64, node: NodeId, detail: u64) {
@@ -226,269 +250,238 @@ impl World {
         }
     }
 
+    /// The node, if it is still in this life.
+    fn living(&mut self, (node, life): Life) -> Option<&mut Peer> {
+        self.peers.get_mut(node.0).filter(|peer| peer.alive && peer.life == life)
+    }
+
     fn happen(&mut self, happening: Happening) {
         let now = self.now();
         match happening {
-            Happening::Tick(node) => {
-                let now_ns = self.queue.now_ns();
-                let Some(peer) = self.peers.get_mut(node.0) else { return };
-                if peer.tick_ns > now_ns {
-                    return;
-                }
-                peer.tick_ns = u64::MAX;
-                peer.engine.handle_timeout(now);
-                self.note(1, node, 0);
-                self.settle(node);
+            Happening::Tick(life) => self.tick(now, life),
+            Happening::Sent(node, connection, bytes) => self.sent(now, node, connection, bytes),
+            Happening::Arrives(arrival) => match self.network.pass_on(arrival) {
+                Ok(arrival) => self.arrive(now, arrival),
+                Err(arrival) => self.queue.push(arrival.at_ns, Happening::Arrives(arrival)),
+            },
+            Happening::Connects { from, to } => self.connect(now, from, to),
+            Happening::Checked(life, piece, outcome) => {
+                let Some(peer) = self.living(life) else { return };
+                peer.engine.handle_checked(now, piece, outcome);
+                self.note(2, life.0, u64::from(piece.get()));
+                self.settle(life.0);
             }
-            Happening::Sent(node, what) => {
-                if let Some((connection, bytes)) = what {
-                    self.report_sent(now, node, connection, bytes);
-                }
-                self.pump(node);
+            Happening::Closes(connection) => self.closed(now, connection),
+            Happening::Announces(life, event, left) => self.track(now, life, event, left),
+            Happening::Announced(life, event, reply) => {
+                let Some(peer) = self.living(life) else { return };
+                let (interval, peers) = reply.unzip();
+                peer.engine.handle_announced(now, event, interval);
+                peer.engine.handle_addresses(now, peers.as_deref().unwrap_or_default());
+                self.note(6, life.0, 0);
+                self.settle(life.0);
             }
-            Happening::Arrives(arrival) => self.arrive(now, arrival),
-            Happening::Connects { from, to } => self.join(now, from, to),
-            Happening::Checked(node, piece) => {
-                let Some(peer) = self.peers.get_mut(node.0) else { return };
-                peer.engine.handle_checked(now, piece, CheckOutcome::Stored);
-                self.note(2, node, u64::from(piece.get()));
-                self.settle(node);
-            }
-            Happening::Closes(node, key) => {
-                let Some(peer) = self.peers.get_mut(node.0) else { return };
-                if peer.links.remove(&key).is_some() {
-                    peer.engine.handle_disconnected(now, key);
-                    self.note(3, node, 0);
-                    self.settle(node);
-                }
+            Happening::Joins(node) => self.start_node(node),
+            Happening::Happens(incident) => {
+                self.awaited -= 1;
+                self.incident(incident);
             }
         }
     }
 
+    fn tick(&mut self, now: Moment, life: Life) {
+        let now_ns = self.queue.now_ns();
+        let Some(peer) = self.living(life).filter(|peer| peer.tick_ns <= now_ns) else { return };
+        peer.tick_ns = u64::MAX;
+        if peer.engine.poll_timeout().is_some_and(|at| at <= now) {
+            peer.engine.handle_timeout(now);
+        }
+        self.note(1, life.0, 0);
+        self.settle(life.0);
+    }
+
     /// Tells the sending engine that bytes have left, so that it hands over more.
-    fn report_sent(&mut self, now: Moment, node: NodeId, connection: ConnectionId, bytes: u32) {
-        let Some(peer) = self.peers.get_mut(node.0) else { return };
-        let Some(key) = peer.links.iter().find(|(_, link)| **link == connection).map(|(key, _)| *key) else {
-            return;
-        };
-        peer.engine.handle_sent(now, key, u64::from(bytes));
+    fn sent(&mut self, now: Moment, node: NodeId, connection: ConnectionId, bytes: u32) {
+        if let Some(end) = self.ends.get(connection.0).copied()
+            && let Some(peer) = self.peers.get_mut(node.0)
+            && peer.alive
+            && peer.links.get(&end.key) == Some(&connection)
+        {
+            peer.engine.handle_sent(now, end.key, u64::from(bytes));
+        }
         self.settle(node);
     }
 
     fn arrive(&mut self, now: Moment, arrival: Arrival<Wire>) {
-        if let Some(sender) = self.network.arrived(arrival.connection, arrival.bytes) {
-            self.pump(sender);
-        }
-        let Some(&(node, key)) = self.receivers.get(&arrival.connection) else { return };
-        if !self.network.is_open(arrival.connection) {
+        let Some(End { from, to, their_key: key, .. }) = self.ends.get(arrival.connection.0).copied() else {
+            return;
+        };
+        // A node without power takes nothing off the line.
+        if !self.peers.get(to.0).is_some_and(|peer| peer.alive) {
             return;
         }
-        let Some(peer) = self.peers.get_mut(node.0) else { return };
+        if self.network.arrived(arrival.connection, arrival.bytes).is_some() {
+            self.pump(from);
+        }
+        let back = opposite(arrival.connection);
+        let Some(peer) = self.peers.get_mut(to.0).filter(|peer| peer.links.get(&key) == Some(&back)) else {
+            return;
+        };
         let detail = match arrival.message {
             Wire::Handshake(handshake) => {
                 peer.engine.handle_handshake(now, key, handshake);
                 0
             }
             Wire::Message(message) => {
-                peer.engine.handle_message(now, key, message);
+                self.hear(from, to, arrival.connection, &message);
+                if let Some(peer) = self.peers.get_mut(to.0) {
+                    peer.engine.handle_message(now, key, message);
+                }
                 1
             }
-            Wire::Block(raw) => {
+            Wire::Block { raw, corrupt } => {
                 let verdict = peer.engine.handle_block(now, key, raw);
+                if let Some(oracle) = &mut self.oracle {
+                    oracle.settled(to, back, raw);
+                    if matches!(verdict, BlockVerdict::Keep(_)) {
+                        oracle.keeps(to, raw, corrupt);
+                    }
+                }
                 u64::from(raw.piece) << 8 | u64::from(verdict != BlockVerdict::Drop)
             }
         };
-        self.note(4, node, detail);
-        self.settle(node);
-    }
-
-    /// A connection comes about at both ends, or not.
-    fn join(&mut self, now: Moment, from: NodeId, to: NodeId) {
-        let accepted = self
-            .peers
-            .get_mut(to.0)
-            .map(|peer| peer.engine.handle_connected(now, address(from.0), Side::Inbound));
-        let Some(dialling) = self.peers.get_mut(from.0) else { return };
-        match accepted {
-            Some(Ok(theirs)) => match dialling.engine.handle_connected(now, address(to.0), Side::Outbound) {
-                Ok(ours) => {
-                    let (out, back) = (self.network.connect(from, to), self.network.connect(to, from));
-                    dialling.links.insert(ours, out);
-                    if let Some(peer) = self.peers.get_mut(to.0) {
-                        peer.links.insert(theirs, back);
-                    }
-                    self.receivers.insert(out, (to, theirs));
-                    self.receivers.insert(back, (from, ours));
-                }
-                Err(_) => {
-                    if let Some(peer) = self.peers.get_mut(to.0) {
-                        peer.engine.handle_disconnected(now, theirs);
-                    }
-                }
-            },
-            Some(Err(_)) | None => dialling.engine.handle_connect_failed(now, address(to.0)),
-        }
-        self.note(5, from, to.0 as u64);
-        self.settle(from);
+        self.note(4, to, detail);
         self.settle(to);
     }
 
-    /// Does what the engine of `node` wants done, and looks when it wants to be asked again.
-    fn settle(&mut self, node: NodeId) {
-        while let Some(action) = self.peers.get_mut(node.0).and_then(|peer| peer.engine.poll_action()) {
-            self.act(node, action);
+    /// What those who watch make of a message that arrives.
+    fn hear(&mut self, from: NodeId, to: NodeId, over: ConnectionId, message: &Message) {
+        if let Some(oracle) = &mut self.oracle {
+            match message {
+                Message::Request(raw) => oracle.requested(opposite(over), *raw),
+                Message::Reject(raw) => oracle.settled(to, opposite(over), *raw),
+                _ => {}
+            }
         }
-        self.pump(node);
-        let Some(peer) = self.peers.get_mut(node.0) else { return };
-        if let Some(at) = peer.engine.poll_timeout() {
-            let at_ns = u64::try_from(at.since_origin().as_nanos()).unwrap_or(u64::MAX);
-            if at_ns < peer.tick_ns {
-                peer.tick_ns = at_ns;
-                self.queue.push(at_ns, Happening::Tick(node));
+        let (Some(measuring), Some(peer)) = (&mut self.measuring, self.peers.get(to.0)) else { return };
+        let pieces: Vec<u32> = match message {
+            Message::Have(raw) => vec![*raw],
+            Message::Extended { id, payload } if *id != 0 => {
+                let batch = HaveBatch::parse(payload, self.geometry.pieces());
+                batch.map(|batch| batch.pieces().collect()).unwrap_or_default()
+            }
+            _ => return,
+        };
+        for piece in pieces.into_iter().filter_map(|raw| self.geometry.piece(raw)) {
+            if !peer.engine.verified().contains(piece.get()) {
+                measuring.learned(self.queue.now_ns(), from, piece);
             }
         }
     }
 
-    fn act(&mut self, node: NodeId, action: Action) {
+    /// Checks what must hold at every step.
+    fn check(&mut self) {
+        let Some(oracle) = &mut self.oracle else { return };
+        for (node, peer) in self.peers.iter().enumerate().filter(|(_, peer)| peer.alive) {
+            if let Err(broken) = peer.engine.check_invariants() {
+                oracle.fail(|| format!("node {node}: {broken}"));
+            }
+            for (key, connection) in &peer.links {
+                if let Some(entries) = peer.engine.told(*key) {
+                    oracle.told(*connection, entries);
+                }
+            }
+        }
+    }
+
+    /// Looks at the uplinks that an event at `node` may have changed: its own and its neighbours'.
+    fn look(&mut self, node: NodeId) {
+        let Some(mut measuring) = self.measuring.take() else { return };
         let now_ns = self.queue.now_ns();
-        match action {
-            Action::Connect { address } => {
-                let latency_ns = u64::try_from(self.scenario.latency.as_nanos()).unwrap_or(u64::MAX);
-                if let Some(to) = number(address).filter(|to| *to < self.peers.len()) {
-                    self.queue
-                        .push(now_ns + 2 * latency_ns, Happening::Connects { from: node, to: NodeId(to) });
-                }
+        if let Some(peer) = self.peers.get(node.0) {
+            measuring.sent(now_ns, node, peer.engine.counts().have_messages);
+            let others = peer.links.values().filter_map(|link| self.ends.get(link.0)).map(|end| end.to);
+            let idle = others.filter(|other| self.network.is_idle(now_ns, *other));
+            for looked_at in idle.chain([node]) {
+                let idle = self.network.is_idle(now_ns, looked_at);
+                let available = idle && self.is_held_back(looked_at);
+                measuring.uplink(now_ns, looked_at, idle, available);
             }
-            Action::Handshake { to, handshake } => {
-                self.transmit(node, to, Wire::Handshake(handshake), HANDSHAKE_BYTES);
-            }
-            Action::Send { to, message } => {
-                let bytes = message.wire_bytes();
-                self.transmit(node, to, Wire::Message(message), bytes);
-            }
-            Action::SendBlock { to, block } => {
-                let raw = RawBlock::from(block);
-                self.transmit(node, to, Wire::Block(raw), Message::Piece(raw).wire_bytes());
-            }
-            Action::Close { peer, .. } => self.hang_up(node, peer),
-            Action::Check { piece } => {
-                let bytes = u64::from(self.geometry.bytes_of(piece));
-                let Some(peer) = self.peers.get_mut(node.0) else { return };
-                peer.hash_free_ns =
-                    peer.hash_free_ns.max(now_ns) + bytes * 1_000_000_000 / self.scenario.hash_bytes_s;
-                self.queue.push(peer.hash_free_ns, Happening::Checked(node, piece));
-            }
-            Action::Tell(Event::PieceVerified(piece)) => {
-                if let Some(times) =
-                    usize::try_from(piece.get()).ok().and_then(|at| self.verified_at.get_mut(at))
-                {
-                    times.push(now_ns);
-                }
-            }
-            Action::Tell(Event::Complete) => {
-                let Some(peer) = self.peers.get_mut(node.0) else { return };
-                if peer.complete_ns.is_none() {
-                    peer.complete_ns = Some(now_ns);
-                    self.incomplete -= 1;
-                }
-            }
-            // No tracker and no web seed in this world; nobody corrupts anything.
-            Action::Announce { .. } | Action::FetchWeb { .. } | Action::Discard { .. } | Action::Tell(_) => {}
         }
+        self.measuring = Some(measuring);
     }
 
-    fn transmit(&mut self, node: NodeId, to: PeerKey, wire: Wire, bytes: usize) {
-        let Some(&link) = self.peers.get(node.0).and_then(|peer| peer.links.get(&to)) else { return };
-        self.network.send(link, wire, u32::try_from(bytes).unwrap_or(u32::MAX));
+    /// Whether the node has a piece that a neighbour needs, could ask it for, and doesn't know of.
+    fn is_held_back(&self, node: NodeId) -> bool {
+        let Some(peer) = self.peers.get(node.0).filter(|peer| peer.alive) else { return false };
+        peer.links.iter().any(|(key, link)| {
+            let untold = peer.engine.untold(*key);
+            let Some(end) = self.ends.get(link.0).filter(|_| !untold.is_empty()) else { return false };
+            let Some(other) = self.peers.get(end.to.0).filter(|other| other.alive) else { return false };
+            other.engine.could_ask(end.their_key) && untold.iter().any(|piece| other.engine.needs(*piece))
+        })
     }
 
-    fn hang_up(&mut self, node: NodeId, key: PeerKey) {
-        let Some(link) = self.peers.get_mut(node.0).and_then(|peer| peer.links.remove(&key)) else { return };
-        self.network.disconnect(link);
-        if let Some((other, theirs)) = self.receivers.remove(&link) {
-            let latency_ns = u64::try_from(self.scenario.latency.as_nanos()).unwrap_or(u64::MAX);
-            if let Some(back) = self.peers.get(other.0).and_then(|peer| peer.links.get(&theirs)) {
-                self.network.disconnect(*back);
-                self.receivers.remove(back);
-            }
-            self.queue.push(self.queue.now_ns() + latency_ns, Happening::Closes(other, theirs));
+    fn outcome(&self, measures: Option<crate::outcome::Measures>) -> Outcome {
+        let mut sum = Tally::default();
+        for peer in &self.peers {
+            sum.add(peer.earlier);
+            sum.add(Tally::of(&peer.engine));
         }
-    }
-
-    /// Lets the node's link take what it can.
-    fn pump(&mut self, node: NodeId) {
-        let now_ns = self.queue.now_ns();
-        while let Some((arrival, Wake(left_ns))) = self.network.poll_egress(now_ns, node) {
-            self.queue.push(left_ns, Happening::Sent(node, Some((arrival.connection, arrival.bytes))));
-            self.queue.push(arrival.at_ns, Happening::Arrives(arrival));
-        }
-    }
-
-    fn outcome(&self) -> Outcome {
         let image = self.scenario.image_bytes as f64;
-        let counts = || self.peers.iter().map(|peer| peer.engine.counts());
-        let seconds = |ns: u64| ns as f64 / 1e9;
-        let (mut half, mut all) = (0.0, 0.0);
-        for times in &self.verified_at {
-            if let (Some(first), Some(middle), Some(last)) =
-                (times.first(), times.get(times.len() / 2), times.last())
-            {
-                half += seconds(middle - first);
-                all += seconds(last - first);
-            }
-        }
-        let pieces = f64::from(self.geometry.pieces());
+        let complete = self.peers.iter().skip(1).map(|peer| peer.complete_ns.map(|at| at as f64 / 1e9));
         Outcome {
-            complete_s: self.peers.iter().skip(1).map(|peer| peer.complete_ns.map(seconds)).collect(),
+            complete_s: complete.collect(),
             seed_copies: self.network.carried_bytes(NodeId(0)).0 as f64 / image,
-            have_messages: counts().map(|counts| counts.have_messages).sum(),
-            redundant_copies: counts().map(|counts| counts.redundant_bytes as f64).sum::<f64>() / image,
-            diffusion_s: (half / pieces, all / pieces),
+            have_messages: sum.have_messages,
+            have_bytes: sum.have_bytes,
+            corrupt_pieces: sum.corrupt_pieces,
+            redundant_copies: sum.redundant_bytes as f64 / image,
+            measures,
+            broken: self.oracle.as_ref().and_then(|oracle| oracle.broken.clone()),
             events: self.events,
             trace: self.trace,
         }
     }
 }
 
-fn engine_config(scenario: &Scenario, geometry: Geometry, node: usize) -> SwarmConfig {
+fn engine_config(scenario: &Scenario, geometry: Geometry, (node, life): Life, have: PieceSet) -> SwarmConfig {
+    let number = (node.0 as u64).to_be_bytes();
     let mut peer_id = *b"-ES0100-000000000000";
+    peer_id.iter_mut().skip(8).zip(life.to_be_bytes()).for_each(|(to, byte)| *to = byte);
+    peer_id.iter_mut().skip(12).zip(number).for_each(|(to, byte)| *to = byte);
     let mut seed = [0; 32];
-    for (place, byte) in (node as u64).to_be_bytes().into_iter().enumerate() {
-        if let Some(to) = peer_id.get_mut(12 + place) {
-            *to = byte;
+    let bytes = scenario.seed.to_be_bytes().into_iter().chain(number).chain(life.to_be_bytes());
+    seed.iter_mut().zip(bytes).for_each(|(to, byte)| *to = byte);
+    let is_seed = node.0 == 0;
+    let (first_peers, has_tracker) = match scenario.meeting {
+        Meeting::Tracker { seed_is_known, .. } => {
+            (if seed_is_known && !is_seed { vec![address(0)] } else { Vec::new() }, !is_seed)
         }
-    }
-    for (to, byte) in
-        seed.iter_mut().zip(scenario.seed.to_be_bytes().into_iter().chain((node as u64).to_be_bytes()))
-    {
-        *to = byte;
-    }
-    let is_seed = node == 0;
-    let pieces = geometry.pieces();
+        // One end of each pair dials.
+        Meeting::All => ((0..node.0).map(address).collect(), false),
+    };
     SwarmConfig {
-        info_hash: InfoHash([7; 20]),
+        info_hash: TORRENT,
         geometry,
         peer_id,
         seed,
-        have: if is_seed { PieceSet::full(pieces) } else { PieceSet::empty(pieces) },
+        super_seed: is_seed && have.is_full(),
+        have,
         secret: None,
         open: true,
-        super_seed: is_seed,
         first_pieces: 0..0,
         container_pieces: 1,
         have_policy: scenario.have_policy,
         listen_port: Some(PORT),
-        first_peers: Vec::new(),
-        has_tracker: false,
+        first_peers,
+        has_tracker,
         has_web_seed: false,
-        limits: Limits {
-            peers_max: 4096,
-            peers_per_address_max: 4096,
-            handshakes_max: 4096,
-            ..Limits::default()
-        },
+        limits: Limits { peers_max: 4096, handshakes_max: 4096, ..Limits::default() },
     }
 }
+
+const TORRENT: InfoHash = InfoHash([7; 20]);
 
 const PORT: u16 = 6881;
 
@@ -504,70 +497,14 @@ fn number(address: SocketAddr) -> Option<usize> {
     }
 }
 
-/// A random regular graph: every node, the seed included, has about `degree` neighbours; each edge is listed at
-/// one end only. With racks, two thirds of a node's neighbours are of its own.
-fn neighbours(scenario: &Scenario) -> Vec<BTreeSet<usize>> {
-    let count = scenario.nodes + 1;
-    let degree = scenario.degree.min(count - 1);
-    let mut chance_seed = [0; 32];
-    chance_seed.iter_mut().zip(scenario.seed.to_le_bytes()).for_each(|(to, byte)| *to = byte ^ 0x5a);
-    let mut chance = Chance::new(chance_seed);
-    let rack = |node: usize| scenario.racks.filter(|_| node > 0).map(|(size, _)| 1 + (node - 1) / size);
-    let mut graph = vec![BTreeSet::new(); count];
-    let mut degrees = vec![0; count];
-    // Rounds of random matchings: in each a node gets at most one more neighbour.
-    for round in 0..degree * 4 {
-        let inside = scenario.racks.is_some() && round % 3 != 2;
-        let mut order: Vec<usize> = (0..count).collect();
-        chance.shuffle(&mut order);
-        if inside {
-            order.sort_by_key(|node| rack(*node));
-        }
-        for pair in order.chunks_exact(2) {
-            // The seed is number 0 and, being complete, dials nobody: the higher number dials.
-            let [a, b] = *pair else { continue };
-            let (a, b) = (a.max(b), a.min(b));
-            let full = [a, b].iter().any(|node| degrees.get(*node).is_none_or(|have| *have >= degree));
-            let known = graph.get(a).is_some_and(|list: &BTreeSet<usize>| list.contains(&b));
-            if full || known || (inside && rack(a) != rack(b)) {
-                continue;
-            }
-            if let Some(list) = graph.get_mut(a) {
-                list.insert(b);
-            }
-            for node in [a, b] {
-                if let Some(have) = degrees.get_mut(node) {
-                    *have += 1;
-                }
-            }
-        }
-    }
-    graph
+/// The other direction of a connection: the two are made one after the other.
+const fn opposite(connection: ConnectionId) -> ConnectionId {
+    ConnectionId(connection.0 ^ 1)
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn run(scenario: Scenario) -> Outcome {
-        let limit = Duration::from_secs_f64(scenario.bound_s() * 20.0 + 60.0);
-        World::new(scenario).unwrap().run(limit)
-    }
-
-    #[test]
-    fn one_node_takes_the_time_of_its_link() {
-        let scenario = Scenario::new(1, 32 << 20);
-        let bound = scenario.bound_s();
-        let ratio = run(scenario).last_s() / bound;
-        assert!((0.9..1.1).contains(&ratio), "{ratio}");
-    }
-
-    #[test]
-    fn the_same_seed_gives_the_same_trace_and_another_seed_another() {
-        let scenario = Scenario { piece_bytes: 256 << 10, ..Scenario::new(6, 8 << 20) };
-        let first = run(scenario.clone());
-        assert_eq!(first.trace, run(scenario.clone()).trace);
-        assert_ne!(first.trace, run(Scenario { seed: 2, ..scenario }).trace);
-        assert!(first.complete_s.iter().all(Option::is_some));
-    }
-}
+mod tests;

@@ -20,6 +20,7 @@ mod connection;
 mod download;
 mod greeting;
 mod have;
+mod inspect;
 mod receive;
 mod reveal;
 mod types;

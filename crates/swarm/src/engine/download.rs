@@ -53,6 +53,10 @@ impl Active {
         blocks.saturating_add(REQUESTS_MIN).min(self.request_limit)
     }
 
+    pub(super) fn may_ask(&self, now: Moment) -> bool {
+        self.outstanding.len() < self.depth(now)
+    }
+
     /// How long `blocks` more blocks take from this peer.
     fn takes(&self, now: Moment, blocks: usize) -> Duration {
         let rate = self.download_rate.per_second(now).max(1);

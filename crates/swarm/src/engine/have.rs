@@ -78,6 +78,10 @@ impl HaveLog {
     pub(super) fn len(&self) -> usize {
         self.entries.len()
     }
+
+    pub(super) fn since(&self, cursor: usize) -> &[PieceIndex] {
+        self.entries.get(cursor..).unwrap_or_default()
+    }
 }
 
 impl Active {
