@@ -2,6 +2,7 @@
 //!
 //! Never holds a figure that nobody measured: what is unknown is absent.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::process::Command;
 
@@ -61,7 +62,7 @@ pub struct NodeReport {
 #[derive(Clone, Debug, Serialize)]
 pub struct Bar {
     /// What is limited.
-    pub name: &'static str,
+    pub name: Cow<'static, str>,
     /// Measured.
     pub value: f64,
     /// The limit.
@@ -101,14 +102,20 @@ impl DeployReport {
         let mut bars = Vec::new();
         if let Some(value) = share_of_the_slower(&rows) {
             let name = "share of the slower node's bytes from the other node";
-            bars.push(Bar { name, value, limit: SHARE_MIN, holds: value >= SHARE_MIN, is_time: false });
+            bars.push(Bar {
+                name: name.into(),
+                value,
+                limit: SHARE_MIN,
+                holds: value >= SHARE_MIN,
+                is_time: false,
+            });
         }
         let begins: Vec<u64> = rows.iter().filter_map(|row| row.fetch_began_unix_ms).collect();
         if let (Some(first), Some(last)) = (begins.iter().min(), begins.iter().max()) {
             let value = seconds(last - first);
             let name = "seconds between the two beginnings of fetch";
             bars.push(Bar {
-                name,
+                name: name.into(),
                 value,
                 limit: FETCH_APART_MAX_S,
                 holds: value <= FETCH_APART_MAX_S,

@@ -9,6 +9,7 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -93,6 +94,22 @@ impl Drop for Session {
     }
 }
 
+/// Something that is done when a signal ends this process, before its sessions are swept.
+type LastDeed = Box<dyn FnOnce() + Send>;
+
+/// In the order in which they were asked for.
+static BEFORE_EXIT: Mutex<Vec<LastDeed>> = Mutex::new(Vec::new());
+
+/// Has `deed` done when a signal ends this process.
+pub fn before_exit(deed: impl FnOnce() + Send + 'static) {
+    BEFORE_EXIT.lock().unwrap_or_else(PoisonError::into_inner).push(Box::new(deed));
+}
+
+fn run_before_exit() {
+    let deeds = std::mem::take(&mut *BEFORE_EXIT.lock().unwrap_or_else(PoisonError::into_inner));
+    deeds.into_iter().for_each(|deed| deed());
+}
+
 /// Sweeps all sessions of this process when it gets SIGINT or SIGTERM, then exits with 130.
 ///
 /// # Errors
@@ -109,6 +126,7 @@ pub fn sweep_on_signals() -> Result<()> {
             tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
         });
         eprintln!("\ninterrupted: taking the lab down");
+        run_before_exit();
         sweep_own();
         std::process::exit(130);
     })?;

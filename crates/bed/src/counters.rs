@@ -38,6 +38,8 @@ pub struct Usage {
     pub softirq_ticks: u64,
     /// Processor time that the machine below us took, clock ticks.
     pub steal_ticks: u64,
+    /// Processor time that nobody used, clock ticks.
+    pub idle_ticks: u64,
     /// All processor time, clock ticks.
     pub all_ticks: u64,
 }
@@ -48,7 +50,7 @@ impl Usage {
     /// # Errors
     /// iproute2's output cannot be read.
     pub fn now(bed: &Bed) -> Result<Self> {
-        let (all_ticks, softirq_ticks, steal_ticks) = processor_ticks()?;
+        let ticks = processor_ticks()?;
         let server = json_of("tc", &["-s", "-j", "-n", &bed.namespace_name(Place::Server), "qdisc", "show"])?;
         let ports = json_of("tc", &["-s", "-j", "-n", &bed.bridge(), "qdisc", "show"])?;
         let links = json_of("ip", &["-s", "-j", "-n", &bed.bridge(), "link", "show"])?;
@@ -73,9 +75,7 @@ impl Usage {
             nodes: (0..bed.shape().nodes).map(|node| count(Place::Node(node))).collect(),
             cpu_us: bed.group.cpu_us(),
             pressure: bed.group.pressure(),
-            softirq_ticks,
-            steal_ticks,
-            all_ticks,
+            ..ticks
         })
     }
 
@@ -97,6 +97,7 @@ impl Usage {
             },
             softirq_ticks: self.softirq_ticks.saturating_sub(before.softirq_ticks),
             steal_ticks: self.steal_ticks.saturating_sub(before.steal_ticks),
+            idle_ticks: self.idle_ticks.saturating_sub(before.idle_ticks),
             all_ticks: self.all_ticks.saturating_sub(before.all_ticks),
         }
     }
@@ -116,12 +117,19 @@ fn number(item: Option<&Value>, pointer: &str) -> u64 {
     item.and_then(|item| item.pointer(pointer)).and_then(Value::as_u64).unwrap_or_default()
 }
 
-/// All ticks, those of soft interrupts, stolen ones (proc(5), `/proc/stat`).
-fn processor_ticks() -> Result<(u64, u64, u64)> {
+/// The ticks alone (proc(5), `/proc/stat`).
+fn processor_ticks() -> Result<Usage> {
     let text = fs::read_to_string("/proc/stat").context("reading /proc/stat")?;
     let first = text.lines().next().unwrap_or_default();
     let ticks: Vec<u64> =
         first.split_whitespace().skip(1).take(8).filter_map(|word| word.parse().ok()).collect();
     let at = |index: usize| ticks.get(index).copied().unwrap_or_default();
-    Ok((ticks.iter().sum(), at(6), at(7)))
+    Ok(Usage {
+        // Waiting for a disk is idle as well.
+        idle_ticks: at(3) + at(4),
+        softirq_ticks: at(6),
+        steal_ticks: at(7),
+        all_ticks: ticks.iter().sum(),
+        ..Usage::default()
+    })
 }

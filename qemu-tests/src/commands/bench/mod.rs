@@ -1,20 +1,27 @@
 //! `qemu-tests bench`: one benchmark, as a table for people or one JSON object for programs.
 
 mod deploy;
+mod paper;
 mod payload;
 mod print;
 mod quiet;
+mod swarm;
 
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use clap::Args;
 
-const BENCHMARKS: [(&str, &str); 2] = [
+const BENCHMARKS: &[(&str, &str)] = &[
     (
         "deploy",
         "two machines of different kinds, from power to two running servers: time per stage, bytes by source",
     ),
+    (
+        "swarm",
+        "one file to 1..32 nodes on shaped links: ours, libtorrent, aria2, HTTP, udpcast, uftp; loss, slow nodes",
+    ),
+    ("paper", "the paper's headline: 596 MiB to 32 nodes, on shaped links and on links as fast as they are"),
     ("payload", "what a node loads before it can ask for more: kernel, initrd, agent"),
 ];
 
@@ -29,14 +36,27 @@ pub(crate) struct BenchArguments {
     /// One JSON object on standard output and nothing else.
     #[arg(long)]
     json: bool,
+    /// swarm: only these peers, separated by commas.
+    #[arg(long, value_delimiter = ',', value_name = "PEER,..")]
+    only: Vec<String>,
+    /// swarm: only these cases, separated by commas.
+    #[arg(long = "case", value_delimiter = ',', value_name = "NAME,..")]
+    cases: Vec<String>,
+    /// swarm, paper: races per row; 3 if not given.
+    #[arg(long)]
+    runs: Option<usize>,
 }
 
 pub(crate) async fn run(arguments: BenchArguments) -> Result<ExitCode> {
-    match arguments.name.as_str() {
+    let BenchArguments { name, quick, json, only, cases, runs } = arguments;
+    let choice = swarm::Choice { quick, json, only, cases, runs };
+    match name.as_str() {
         "list" => BENCHMARKS.iter().for_each(|(name, what)| println!("{name:<10} {what}")),
-        "deploy" if arguments.quick => deploy::deploy_quick(arguments.json).await?,
-        "deploy" => deploy::deploy(arguments.json).await?,
-        "payload" => payload::payload(arguments.json)?,
+        "deploy" if quick => deploy::deploy_quick(json).await?,
+        "deploy" => deploy::deploy(json).await?,
+        "payload" => payload::payload(json)?,
+        "swarm" => tokio::task::block_in_place(|| swarm::swarm(&choice))?,
+        "paper" => tokio::task::block_in_place(|| paper::paper(&choice))?,
         other => bail!("there is no benchmark {other}; `bench list` names them"),
     }
     Ok(ExitCode::SUCCESS)

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 #[expect(clippy::cast_precision_loss, reason = "sizes below 2^53")]
 pub(super) fn bar(name: &'static str, value: u64, limit: u64) -> Bar {
-    Bar { name, value: value as f64, limit: limit as f64, holds: value <= limit, is_time: false }
+    Bar { name: name.into(), value: value as f64, limit: limit as f64, holds: value <= limit, is_time: false }
 }
 
 pub(super) fn print_rows(
@@ -17,21 +17,38 @@ pub(super) fn print_rows(
     bars: &[Bar],
 ) -> Result<()> {
     if as_json {
-        let whole = json!({
-            "name": name, "commit": commit(), "machine": machine(), "rows": rows, "limited_by": limited_by, "bars": bars,
-        });
-        println!("{}", serde_json::to_string(&whole)?);
-        return Ok(());
+        return print_json(name, rows, limited_by, bars);
     }
-    println!("{name}, commit {}, {}", commit(), machine());
+    print_title(name);
     for row in rows.iter().filter_map(Value::as_object) {
         let cells: Vec<String> = row.iter().map(|(key, value)| format!("{key} {value}")).collect();
         println!("  {}", cells.join("  "));
     }
     println!("  limited by: {limited_by}");
+    print_bars(bars);
+    Ok(())
+}
+
+pub(super) fn print_json(name: &str, rows: &[Value], limited_by: &str, bars: &[Bar]) -> Result<()> {
+    let whole = json!({
+        "name": name, "commit": commit(), "machine": machine(), "rows": rows, "limited_by": limited_by, "bars": bars,
+    });
+    println!("{}", serde_json::to_string(&whole)?);
+    Ok(())
+}
+
+pub(super) fn print_title(name: &str) {
+    println!("{name}, commit {}, {}", commit(), machine());
+}
+
+pub(super) fn print_bars(bars: &[Bar]) {
     for bar in bars {
         let verdict = if bar.holds { "holds" } else { "DOES NOT HOLD" };
-        println!("  {}: {} (limit {}): {verdict}", bar.name, bar.value, bar.limit);
+        println!("  {}: {} (limit {}): {verdict}", bar.name, rounded(bar.value), rounded(bar.limit));
     }
-    Ok(())
+}
+
+/// To three decimals, of which a whole number shows none.
+fn rounded(value: f64) -> f64 {
+    (value * 1000.0).round() / 1000.0
 }

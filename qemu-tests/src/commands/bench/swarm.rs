@@ -1,0 +1,56 @@
+//! `bench swarm`: one file to N nodes on shaped links, ours beside every peer that an admin could use instead.
+//!
+//! Never compares figures of different runs of this command: peers take turns within one.
+
+mod bars;
+mod cases;
+mod sample;
+mod table;
+mod turns;
+
+use anyhow::{Result, ensure};
+use qemu_tests::programs::Programs;
+
+pub(super) use cases::{Case, Entry, PAPER_MIB};
+pub(super) use sample::Row;
+pub(super) use turns::Turns;
+
+/// Turns per row.
+const RUNS: usize = 3;
+
+/// What is left out or repeated, as the command line says.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Choice {
+    pub(super) quick: bool,
+    pub(super) json: bool,
+    /// Only these peers.
+    pub(super) only: Vec<String>,
+    /// Only these cases.
+    pub(super) cases: Vec<String>,
+    /// Turns per row, if not three.
+    pub(super) runs: Option<usize>,
+}
+
+pub(super) fn swarm(choice: &Choice) -> Result<()> {
+    let programs = Programs::find()?;
+    let mut chosen = if choice.quick { vec![cases::quick(&programs)] } else { cases::all(&programs) };
+    let names: Vec<&str> = chosen.iter().map(|case| case.name).collect();
+    for name in &choice.cases {
+        ensure!(names.contains(&name.as_str()), "there is no case {name}; there are {}", names.join(", "));
+    }
+    chosen.retain(|case| choice.cases.is_empty() || choice.cases.iter().any(|name| name == case.name));
+    for case in &mut chosen {
+        case.entries.retain(|entry| choice.only.is_empty() || choice.only.contains(&entry.label));
+    }
+    chosen.retain(|case| !case.entries.is_empty());
+    ensure!(!chosen.is_empty(), "nothing is left to run");
+    let left_out = if choice.quick {
+        "16 and 32 nodes, loss, slow and dying nodes, every peer but aria2, repetitions"
+    } else if choice.cases.is_empty() && choice.only.is_empty() {
+        "nothing"
+    } else {
+        "what the options leave out"
+    };
+    let runs = choice.runs.unwrap_or(if choice.quick { 1 } else { RUNS });
+    Turns::new("swarm", choice.json, left_out, bars::bars).take(&chosen, runs)
+}
