@@ -24,6 +24,16 @@ impl Programs {
     /// # Errors
     /// One of them has not been built.
     pub fn find() -> Result<Self> {
+        let programs = Self::find_peers()?;
+        built(&programs.agent)?;
+        Ok(programs)
+    }
+
+    /// The same without asking for the agent: for the swarm, the other two are enough.
+    ///
+    /// # Errors
+    /// One of the two has not been built.
+    pub fn find_peers() -> Result<Self> {
         let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or_else(|| Path::new("."));
         let given = std::env::var_os("CARGO_TARGET_DIR").map(|dir| workspace.join(dir));
         let target = given.unwrap_or_else(|| workspace.join("target"));
@@ -32,11 +42,15 @@ impl Programs {
             image_tools: target.join("release/image-tools"),
             agent: target.join(AGENT_TARGET).join("agent/initrd-agent"),
         };
-        for program in [&programs.pxe_server, &programs.image_tools, &programs.agent] {
-            if !program.is_file() {
-                bail!("{} has not been built; run scripts/build first", program.display());
-            }
-        }
+        built(&programs.pxe_server)?;
+        built(&programs.image_tools)?;
         Ok(programs)
     }
+}
+
+fn built(program: &Path) -> Result<()> {
+    if !program.is_file() {
+        bail!("{} has not been built; run scripts/build first", program.display());
+    }
+    Ok(())
 }

@@ -239,8 +239,8 @@ fn shaping(verb: &str, device: &str, rate: Mbit, queue: u32) -> String {
 fn loss_rules(percent: f64) -> String {
     let of_10_000 = percent * 100.0;
     format!(
-        "table netdev bed {{ chain loss {{ type filter hook ingress device eth0 priority 0; \
-         numgen random mod 10000 < {of_10_000:.0} drop; }} }}\n"
+        "table netdev bed {{\n chain loss {{\n  type filter hook ingress device eth0 priority 0;\n  \
+         numgen random mod 10000 < {of_10_000:.0} drop\n }}\n}}\n"
     )
 }
 

@@ -22,7 +22,7 @@ const RATIO_MAX: f64 = 1.10;
 const PAPER: Duration = Duration::from_secs(260);
 
 pub(super) fn paper(choice: &Choice) -> Result<()> {
-    let programs = Programs::find()?;
+    let programs = Programs::find_peers()?;
     let (nodes, mib) = if choice.quick { (8, 64) } else { (NODES, PAPER_MIB) };
     let rates = if choice.quick { vec![None] } else { vec![None, Some(SHAPED)] };
     let entry = |rate| {

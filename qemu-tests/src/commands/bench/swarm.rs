@@ -32,7 +32,7 @@ pub(super) struct Choice {
 }
 
 pub(super) fn swarm(choice: &Choice) -> Result<()> {
-    let programs = Programs::find()?;
+    let programs = Programs::find_peers()?;
     let mut chosen = if choice.quick { vec![cases::quick(&programs)] } else { cases::all(&programs) };
     let names: Vec<&str> = chosen.iter().map(|case| case.name).collect();
     for name in &choice.cases {
