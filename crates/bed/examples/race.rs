@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use bed::peers::{Aria2, Http, Libtorrent, Ours, OursOptions, Udpcast, Uftp};
-use bed::{Bed, Contestant, Mbit, Shape, Source, race};
+use bed::{Bed, Contestant, Mbit, Outcome, Shape, Source, race};
 
 fn main() -> Result<()> {
     let words: Vec<String> = std::env::args().skip(1).collect();
@@ -24,8 +24,48 @@ fn main() -> Result<()> {
     let bound = bed.shape().bound_s(source.bytes).unwrap_or(f64::NAN);
     let (last, first) = (outcome.last_s(), outcome.first_s());
     println!("bound {bound:.2} s, last {last:.2} s, first {first:.2} s, ratio {:.3}", last / bound);
-    println!("{outcome:#?}");
+    println!("failures {:?}, wrong {:?}", outcome.failures, outcome.wrong);
+    println!("finished {:.1?}", outcome.finished_s);
+    if let Some(rate) = bed.shape().rate {
+        print_timeline(&outcome, rate);
+    }
+    for (node, stats) in &outcome.stats {
+        println!("{node:?} {stats}");
+    }
+    let usage = bed::Usage { nodes: Vec::new(), ..outcome.usage.clone() };
+    println!("{usage:?}");
     Ok(())
+}
+
+/// Per second or so: use of the server's link, and of the links of nodes that were not complete.
+fn print_timeline(outcome: &Outcome, rate: Mbit) {
+    println!("   at s  server  nodes in: mean  least  idle   nodes out: mean  least");
+    let second = rate.0 * 1e6 / 8.0;
+    for pair in outcome.timeline.windows(3).step_by(2) {
+        let [before, _, now] = pair else { continue };
+        let full = second * (now.at_s - before.at_s);
+        #[expect(clippy::cast_precision_loss, reason = "shown with two decimals")]
+        let part = |now: u64, then: u64| now.saturating_sub(then) as f64 / full;
+        let links = now.nodes.iter().zip(&before.nodes).zip(&outcome.finished_s);
+        let open: Vec<(f64, f64)> = links
+            .filter(|(_, done)| done.is_none_or(|done| done > before.at_s))
+            .map(|((now, then), _)| (part(now.0, then.0), part(now.1, then.1)))
+            .collect();
+        #[expect(clippy::cast_precision_loss, reason = "a few nodes")]
+        let count = open.len().max(1) as f64;
+        let (inward, outward) = (open.iter().map(|it| it.0), open.iter().map(|it| it.1));
+        println!(
+            "{:7.1}  {:6.2}  {:14.2} {:6.2} {:5}  {:15.2} {:6.2}  of {}",
+            now.at_s,
+            part(now.server_sent, before.server_sent),
+            inward.clone().sum::<f64>() / count,
+            inward.clone().fold(f64::INFINITY, f64::min),
+            inward.filter(|used| *used < 0.5).count(),
+            outward.clone().sum::<f64>() / count,
+            outward.fold(f64::INFINITY, f64::min),
+            open.len()
+        );
+    }
 }
 
 fn contestant(name: &str) -> Result<Box<dyn Contestant>> {

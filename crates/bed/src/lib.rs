@@ -16,6 +16,7 @@ mod program;
 mod race;
 mod shape;
 mod source;
+mod timeline;
 
 pub use counters::{LinkCount, Usage};
 pub use group::Pressure;
@@ -25,3 +26,4 @@ pub use peers::{Begins, Contestant, Field, Launch, Ready, Said};
 pub use race::{Disturbance, Harm, Outcome, race};
 pub use shape::{Mbit, Shape};
 pub use source::Source;
+pub use timeline::Glance;

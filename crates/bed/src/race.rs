@@ -19,6 +19,7 @@ use crate::peers::{Begins, Contestant, Field, Launch, Ready, Said, read_line};
 use crate::program::{Event, Program, What, is_bound};
 use crate::shape::Mbit;
 use crate::source::Source;
+use crate::timeline::{Glance, Watcher};
 
 /// Loading 32 interpreters on two processors beside other work takes a while; hashing the image too.
 const LOADED_MAX: Duration = Duration::from_secs(90);
@@ -56,6 +57,8 @@ pub struct Outcome {
     pub seconds: f64,
     /// What it cost.
     pub usage: Usage,
+    /// The links over time.
+    pub timeline: Vec<Glance>,
     /// The newest counters of each program that printed some: server's first, then nodes'.
     pub stats: Vec<(Option<usize>, Value)>,
     /// Nodes whose file differs from the source.
@@ -155,10 +158,12 @@ impl<'a> Race<'a> {
         self.load(self.first_node..self.runners.len())?;
         let before = Usage::now(self.field.bed)?;
         let go = Instant::now();
+        let watcher = Watcher::start(self.field.bed, go)?;
         self.go()?;
         self.watch(go, disturbances, deadline)?;
         self.outcome.seconds = go.elapsed().as_secs_f64();
         self.outcome.usage = Usage::now(self.field.bed)?.since(&before);
+        self.outcome.timeline = watcher.stop();
         self.field.bed.group.kill_all();
         let first_node = self.first_node;
         for (index, runner) in self.runners.iter_mut().enumerate() {

@@ -139,6 +139,11 @@ impl Row {
         Self { case, label, shape, mib: entry.mib, note: entry.note, samples, disturbed }
     }
 
+    /// Whether any race was held.
+    pub(crate) fn has_run(&self) -> bool {
+        !self.samples.is_empty() || !self.disturbed.is_empty()
+    }
+
     pub(crate) fn bound_s(&self) -> Option<f64> {
         self.shape.bound_s(self.mib << 20)
     }

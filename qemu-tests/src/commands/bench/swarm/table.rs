@@ -36,7 +36,7 @@ pub(super) fn print(report: &Report) -> Result<()> {
     let bars = (report.bars)(&report.rows);
     let limited_by = limited_by(report);
     if report.json {
-        let rows: Vec<Value> = report.rows.iter().map(Row::json).collect();
+        let rows: Vec<Value> = report.rows.iter().filter(|row| row.has_run()).map(Row::json).collect();
         return print_json(report.name, &rows, &limited_by, &bars);
     }
     print_title(report.name);
@@ -59,7 +59,7 @@ pub(super) fn print(report: &Report) -> Result<()> {
         "CPU/GB",
         "stall",
     );
-    report.rows.iter().for_each(|row| println!("  {}", cells(row)));
+    report.rows.iter().filter(|row| row.has_run()).for_each(|row| println!("  {}", cells(row)));
     println!("  limited by: {limited_by}");
     print_bars(&bars);
     Ok(())
