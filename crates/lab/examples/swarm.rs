@@ -61,5 +61,21 @@ fn main() {
             outcome.measures,
             outcome.broken,
         );
+        let sum = |kind: fn(&lab::Uplinks) -> u32| outcome.uplinks.iter().map(kind).sum::<u32>();
+        if number("uplinks", 0) > 0 {
+            for (second, uplinks) in outcome.uplinks.iter().enumerate() {
+                println!("{second:4} s {uplinks:?}");
+            }
+        }
+        if !outcome.uplinks.is_empty() {
+            println!(
+                "uplink samples: busy {} useless {} untold {} unasked {} full {}",
+                sum(|uplinks| uplinks.busy),
+                sum(|uplinks| uplinks.useless),
+                sum(|uplinks| uplinks.untold),
+                sum(|uplinks| uplinks.unasked),
+                sum(|uplinks| uplinks.full)
+            );
+        }
     }
 }

@@ -14,7 +14,7 @@ mod scenario;
 mod world;
 
 pub use network::{Arrival, ConnectionId, LinkRates, Network, NodeId, Wake};
-pub use outcome::{Measures, Outcome};
+pub use outcome::{Measures, Outcome, Uplinks};
 pub use queue::Queue;
 pub use scenario::{Character, Incident, Meeting, Scenario};
 pub use world::World;

@@ -17,12 +17,30 @@ pub struct Outcome {
     pub redundant_copies: f64,
     /// What announcing cost and delayed, if it was measured.
     pub measures: Option<Measures>,
+    /// What the uplinks did in each second, if it was measured: samples of nodes that were not complete or had a
+    /// neighbour that was not.
+    pub uplinks: Vec<Uplinks>,
     /// The first invariant that did not hold.
     pub broken: Option<String>,
     /// Events handled.
     pub events: u64,
     /// A number that two equal runs share.
     pub trace: u64,
+}
+
+/// What uplinks did: a number of samples of each kind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Uplinks {
+    /// Something was leaving.
+    pub busy: u32,
+    /// Idle: no neighbour needs anything that the node has.
+    pub useless: u32,
+    /// Idle: all that neighbours need and have room to ask for, they have not been told of.
+    pub untold: u32,
+    /// Idle: a neighbour knows of something that it needs, has room to ask, and didn't.
+    pub unasked: u32,
+    /// Idle: those who need something have asked others for as much as they may.
+    pub full: u32,
 }
 
 /// What announcing cost and delayed.

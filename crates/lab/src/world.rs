@@ -6,6 +6,7 @@
 
 mod act;
 mod incidents;
+mod look;
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -21,7 +22,7 @@ use swarm::{
 use crate::measure::Measuring;
 use crate::network::{Arrival, ConnectionId, Network, NodeId};
 use crate::oracle::Oracle;
-use crate::outcome::Outcome;
+use crate::outcome::{Measures, Outcome, Uplinks};
 use crate::queue::Queue;
 use crate::scenario::{Incident, Meeting, Scenario};
 
@@ -60,6 +61,7 @@ enum Happening {
     /// Its answer has come back.
     Announced(Life, AnnounceEvent, Option<(Duration, Vec<SocketAddr>)>),
     Joins(NodeId),
+    Sample,
     Happens(Incident),
 }
 
@@ -132,6 +134,7 @@ pub struct World {
     /// Nodes that lack something, and incidents to come.
     awaited: usize,
     measuring: Option<Measuring>,
+    uplinks: Vec<Uplinks>,
     oracle: Option<Oracle>,
     events: u64,
     trace: u64,
@@ -186,6 +189,7 @@ impl World {
             peers,
             ends: Vec::new(),
             tracker: None,
+            uplinks: Vec::new(),
             events: 0,
             trace: 0xcbf2_9ce4_8422_2325,
         })
@@ -213,6 +217,9 @@ impl World {
         }
         if self.scenario.meeting != Meeting::All {
             self.start_tracker();
+        }
+        if self.measuring.is_some() {
+            self.queue.push(0, Happening::Sample);
         }
         for node in 0..self.peers.len() {
             let at = self.scenario.character(NodeId(node)).joins_at;
@@ -282,6 +289,7 @@ impl World {
                 self.settle(life.0);
             }
             Happening::Joins(node) => self.start_node(node),
+            Happening::Sample => self.sample(),
             Happening::Happens(incident) => {
                 self.awaited -= 1;
                 self.incident(incident);
@@ -394,35 +402,7 @@ impl World {
         }
     }
 
-    /// Looks at the uplinks that an event at `node` may have changed: its own and its neighbours'.
-    fn look(&mut self, node: NodeId) {
-        let Some(mut measuring) = self.measuring.take() else { return };
-        let now_ns = self.queue.now_ns();
-        if let Some(peer) = self.peers.get(node.0) {
-            measuring.sent(now_ns, node, peer.engine.counts().have_messages);
-            let others = peer.links.values().filter_map(|link| self.ends.get(link.0)).map(|end| end.to);
-            let idle = others.filter(|other| self.network.is_idle(now_ns, *other));
-            for looked_at in idle.chain([node]) {
-                let idle = self.network.is_idle(now_ns, looked_at);
-                let available = idle && self.is_held_back(looked_at);
-                measuring.uplink(now_ns, looked_at, idle, available);
-            }
-        }
-        self.measuring = Some(measuring);
-    }
-
-    /// Whether the node has a piece that a neighbour needs, could ask it for, and doesn't know of.
-    fn is_held_back(&self, node: NodeId) -> bool {
-        let Some(peer) = self.peers.get(node.0).filter(|peer| peer.alive) else { return false };
-        peer.links.iter().any(|(key, link)| {
-            let untold = peer.engine.untold(*key);
-            let Some(end) = self.ends.get(link.0).filter(|_| !untold.is_empty()) else { return false };
-            let Some(other) = self.peers.get(end.to.0).filter(|other| other.alive) else { return false };
-            other.engine.could_ask(end.their_key) && untold.iter().any(|piece| other.engine.needs(*piece))
-        })
-    }
-
-    fn outcome(&self, measures: Option<crate::outcome::Measures>) -> Outcome {
+    fn outcome(&self, measures: Option<Measures>) -> Outcome {
         let mut sum = Tally::default();
         for peer in &self.peers {
             sum.add(peer.earlier);
@@ -438,6 +418,7 @@ impl World {
             corrupt_pieces: sum.corrupt_pieces,
             redundant_copies: sum.redundant_bytes as f64 / image,
             measures,
+            uplinks: self.uplinks.clone(),
             broken: self.oracle.as_ref().and_then(|oracle| oracle.broken.clone()),
             events: self.events,
             trace: self.trace,
