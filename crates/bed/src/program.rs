@@ -2,7 +2,7 @@
 //!
 //! Never leaves a process behind: the control group ends with the bed.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::PathBuf;
@@ -26,6 +26,17 @@ exec nsenter --net="$@"
 "#;
 /// Of a failed program's log, what is shown.
 const LOG_TAIL_BYTES: usize = 800;
+
+impl Bed {
+    /// Runs `argv` at `place` when it is spawned. Ends with the bed at the latest.
+    #[must_use]
+    pub fn command<S: AsRef<OsStr>>(&self, place: Place, argv: &[S]) -> Command {
+        let mut command = Command::new("sh");
+        command.args(["-c", ENTER, "sh"]).args(self.group.entrances()).arg("--");
+        command.arg(self.namespace(place)).args(argv);
+        command
+    }
+}
 
 /// Something a program did.
 #[derive(Debug)]
@@ -60,9 +71,7 @@ impl Program {
         (index, events): (usize, Sender<Event>),
         log: PathBuf,
     ) -> Result<Self> {
-        let mut command = Command::new("sh");
-        command.args(["-c", ENTER, "sh"]).args(bed.group.entrances()).arg("--");
-        command.arg(bed.namespace(place)).args(argv);
+        let mut command = bed.command(place, argv);
         let errors = File::create(&log).with_context(|| format!("making {}", log.display()))?;
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(errors);
         let mut child = command.spawn().with_context(|| format!("starting {argv:?}"))?;

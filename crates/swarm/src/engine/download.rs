@@ -312,5 +312,7 @@ impl Swarm {
         } else {
             self.web.failed(now);
         }
+        // At once: a tick between two pieces would be a gap on the link.
+        self.ask_web_seed();
     }
 }

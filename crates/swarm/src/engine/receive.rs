@@ -159,6 +159,7 @@ impl Swarm {
             self.completed();
         } else if was_full {
             self.fill_all();
+            self.ask_web_seed();
         }
     }
 

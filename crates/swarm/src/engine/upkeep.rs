@@ -39,6 +39,9 @@ const ANNOUNCE_RETRY_MAX: Duration = Duration::from_secs(15);
 /// No block from any peer for this long: the web seed is asked.
 const STARVED_AFTER: Duration = Duration::from_secs(3);
 
+/// The same where not even a peer is connected: a node alone must not be slower than with plain HTTP.
+const ALONE_AFTER: Duration = Duration::from_millis(500);
+
 /// Pieces asked of the web seed at once.
 const WEB_PIECES_MAX: u32 = 4;
 
@@ -153,6 +156,8 @@ impl Announcer {
 pub(super) struct WebSeeding {
     /// Last useful block from a peer.
     pub(super) progress_at: Moment,
+    /// Last time that a peer was connected, seen at a tick.
+    company_at: Moment,
     pub(super) under_way: u32,
     retry_at: Moment,
     failures: u32,
@@ -160,7 +165,7 @@ pub(super) struct WebSeeding {
 
 impl WebSeeding {
     pub(super) fn new(now: Moment) -> WebSeeding {
-        WebSeeding { progress_at: now, under_way: 0, retry_at: now, failures: 0 }
+        WebSeeding { progress_at: now, company_at: now, under_way: 0, retry_at: now, failures: 0 }
     }
 
     pub(super) fn failed(&mut self, now: Moment) {
@@ -195,6 +200,9 @@ impl Swarm {
         self.fill_all();
         self.endgame();
         self.renew_offers();
+        if self.active_peers().next().is_some() {
+            self.web.company_at = self.now;
+        }
         self.ask_web_seed();
         self.tell_hunger();
     }
@@ -289,8 +297,9 @@ impl Swarm {
         self.announcer.next = if untold { now } else { now.plus(wait) };
     }
 
-    fn ask_web_seed(&mut self) {
-        let starved = self.now.since(self.web.progress_at) >= STARVED_AFTER;
+    pub(super) fn ask_web_seed(&mut self) {
+        let (idle, alone) = (self.now.since(self.web.progress_at), self.now.since(self.web.company_at));
+        let starved = idle >= STARVED_AFTER || idle.min(alone) >= ALONE_AFTER;
         if !self.config.has_web_seed || self.is_complete() || !starved || self.now < self.paused_until {
             return;
         }
