@@ -125,7 +125,7 @@ impl Measuring {
         }
         let nodes = self.nodes.get(1..).unwrap_or_default();
         let pieces = nodes.first().map_or(0, |node| node.verified_ns.len());
-        let (mut d50_ns, mut d100_ns) = (0, 0);
+        let (mut d50_ns, mut d100_ns, mut spread_ns) = (0, 0, 0);
         for piece in 0..pieces {
             let times = nodes.iter().filter_map(|node| node.verified_ns.get(piece));
             let mut times: Vec<u64> = times.copied().filter(|at| *at != NEVER).collect();
@@ -133,6 +133,7 @@ impl Measuring {
             if let (Some(first), Some(half), Some(last)) =
                 (times.first(), times.get((times.len() - 1) / 2), times.last())
             {
+                spread_ns = spread_ns.max(*first);
                 d50_ns += half - first;
                 d100_ns += last - first;
             }
@@ -144,6 +145,7 @@ impl Measuring {
         seconds.sort_unstable();
         let learned: u64 = self.ages.iter().sum();
         Measures {
+            spread_s: spread_ns as f64 / 1e9,
             d50_s: d50_ns as f64 / pieces.max(1) as f64 / 1e9,
             d100_s: d100_ns as f64 / pieces.max(1) as f64 / 1e9,
             age_s: self.age_sum_ns as f64 / learned.max(1) as f64 / 1e9,

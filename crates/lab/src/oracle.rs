@@ -140,3 +140,74 @@ impl Oracle {
 fn name(raw: RawBlock) -> BlockName {
     (raw.piece, raw.begin, raw.len)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BLOCK: RawBlock = RawBlock { piece: 1, begin: 0, len: 16_384 };
+    const ONE: ConnectionId = ConnectionId(0);
+    const TWO: ConnectionId = ConnectionId(2);
+
+    fn broken(story: impl FnOnce(&mut Oracle)) -> bool {
+        let mut oracle = Oracle::default();
+        story(&mut oracle);
+        oracle.broken.is_some()
+    }
+
+    #[test]
+    fn each_request_is_answered_once() {
+        assert!(broken(|oracle| oracle.answered(ONE, BLOCK)));
+        assert!(broken(|oracle| {
+            oracle.requested(ONE, BLOCK);
+            oracle.answered(ONE, BLOCK);
+            oracle.answered(ONE, BLOCK);
+        }));
+        assert!(broken(|oracle| {
+            oracle.requested(ONE, BLOCK);
+            oracle.at_rest();
+        }));
+        assert!(!broken(|oracle| {
+            oracle.requested(ONE, BLOCK);
+            oracle.requested(ONE, BLOCK);
+            oracle.answered(ONE, BLOCK);
+            oracle.closed([(NodeId(0), ONE), (NodeId(1), TWO)]);
+            oracle.at_rest();
+        }));
+    }
+
+    #[test]
+    fn a_block_has_one_owner_outside_the_end_game() {
+        let node = NodeId(3);
+        let ask_again = |after_ns| {
+            move |oracle: &mut Oracle| {
+                oracle.asks(0, node, ONE, BLOCK);
+                oracle.asks(after_ns, node, TWO, BLOCK);
+            }
+        };
+        assert!(broken(ask_again(1_000_000)) && !broken(ask_again(200_000_000)));
+        assert!(!broken(|oracle| {
+            oracle.asks(0, node, ONE, BLOCK);
+            oracle.settled(node, ONE, BLOCK);
+            oracle.asks(1, node, TWO, BLOCK);
+        }));
+    }
+
+    #[test]
+    fn cursors_go_forward_and_pieces_are_whole() {
+        assert!(broken(|oracle| [5, 4].into_iter().for_each(|entries| oracle.told(ONE, entries))));
+        let geometry = Geometry::new(65_536, 32_768).unwrap();
+        let piece = geometry.piece(1).unwrap();
+        assert!(broken(|oracle| {
+            oracle.keeps(NodeId(1), BLOCK, false);
+            oracle.checks(NodeId(1), piece, geometry);
+        }));
+        let mut oracle = Oracle::default();
+        oracle.keeps(NodeId(1), BLOCK, true);
+        oracle.keeps(NodeId(1), RawBlock { begin: 16_384, ..BLOCK }, false);
+        assert!(
+            !oracle.checks(NodeId(1), piece, geometry) && oracle.broken.is_none(),
+            "one block is corrupt"
+        );
+    }
+}

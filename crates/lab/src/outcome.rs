@@ -46,6 +46,8 @@ pub struct Uplinks {
 /// What announcing cost and delayed.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Measures {
+    /// When the nodes together had every piece, seconds.
+    pub spread_s: f64,
     /// Mean over pieces of the time from the first node's verification to half of the nodes, seconds.
     pub d50_s: f64,
     /// The same to all nodes.
