@@ -56,6 +56,7 @@ impl SwarmPeer {
             announce_url: Some(task.announce_url.clone()),
             first_peers: vec![task.server_peer],
             secret: Some(*task.secret.bytes()),
+            open: task.open,
             web_seed: Some(Arc::new(ServerRanges(ranges))),
             first_pieces: toc_pieces(accepted),
             container_pieces: container_pieces(accepted),

@@ -55,7 +55,7 @@ struct Front {
 /// Serves until SIGTERM or SIGINT.
 pub(crate) async fn serve(site: Site, state: &std::path::Path) -> Result<()> {
     let opened = open(&site, state)?;
-    let swarm = Arc::new(SwarmService::new(Arc::clone(&opened.nodes), site.peer_port)?);
+    let swarm = Arc::new(SwarmService::new(Arc::clone(&opened.nodes), site.peer_port, site.swarm_open)?);
     // Bound before anything is answered: a second server, or a port in use, ends here.
     let agent_listener =
         bind((listen_address(&site), site.agent_port).into(), "agent API", "agent_port").await?;
@@ -73,6 +73,7 @@ pub(crate) async fn serve(site: Site, state: &std::path::Path) -> Result<()> {
             key: opened.keys.task,
             address: front.address,
             http_port: site.http_port,
+            swarm_open: site.swarm_open,
             layout: site.layout.clone(),
             authorized_keys: site.authorized_keys.clone(),
             linger_max_s: site.linger_max_s,
@@ -180,6 +181,7 @@ async fn keep_house(app: Arc<App>, mut stop: Stop) {
             _ = ticks.tick() => {}
             () = stop.stopped() => return,
         }
+        app.swarm.announce_seeds().await;
         let house = Arc::clone(&app);
         let kept = blocking(move || {
             let now_unix_ms = now_unix_ms();
@@ -220,6 +222,11 @@ fn announce_start(app: &App, admin: SocketAddr) {
     tracing::info!(image = image.name, id = image.id, "nodes get this image");
     if !admin.ip().is_loopback() {
         tracing::warn!("the admin API has no login and can be reached from other machines at {admin}");
+    }
+    if app.site.swarm_open {
+        tracing::warn!(
+            "swarm.open: every machine that reaches this network can read the images and offer pieces of them"
+        );
     }
     if app.site.approve.all {
         tracing::warn!("every machine that boots over the network is approved and its disk is written");

@@ -1,6 +1,6 @@
 //! The server's part in the swarm: the tracker, and one seed for each image that is being deployed.
 //!
-//! Never serves a piece to a peer that does not prove the deployment's secret.
+//! Never serves a piece to a peer that does not prove the deployment's secret, unless the site opens its swarm.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -9,17 +9,19 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context as _, Result, anyhow};
 use axum::Router;
-use axum::extract::{ConnectInfo, RawQuery, State};
-use axum::http::header;
+use axum::extract::{ConnectInfo, Path, RawQuery, State};
+use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
 use node_api::paths;
 use serde::{Deserialize, Serialize};
+use swarm::AnnounceEvent;
 use swarm_net::{
-    Admission, Clock, FileStore, Limits, Peer, PeerConfig, PeerEvent, PieceHashes, PieceSet, Racks, Tracker,
-    TrackerConfig,
+    Admission, AnnounceRequest, Clock, FileStore, InfoHash, Limits, Metainfo, Peer, PeerConfig, PeerEvent,
+    PieceHashes, PieceSet, Racks, Tracker, TrackerConfig,
 };
 
+use crate::api::{ApiError, blocking};
 use crate::deployments::Deployment;
 use crate::images::Image;
 use crate::keys::random;
@@ -31,6 +33,9 @@ pub(crate) const SEED_PEERS_MAX: usize = 1024;
 /// A flash crowd's handshakes; one address may have a quarter of them.
 pub(crate) const SEED_HANDSHAKES_MAX: usize = 256;
 
+/// A seed's name in its own tracker; nobody sees it.
+const SEED_PEER_ID: [u8; 20] = *b"-ES0100-theseeditsel";
+
 /// Tracker and seeds.
 pub(crate) struct SwarmService {
     clock: Clock,
@@ -38,6 +43,9 @@ pub(crate) struct SwarmService {
     /// By image id.
     seeds: tokio::sync::Mutex<BTreeMap<String, Seed>>,
     first_port: u16,
+    /// Whether peers take part that don't prove a secret.
+    open: bool,
+    nodes: Arc<Nodes>,
 }
 
 struct Seed {
@@ -61,13 +69,24 @@ pub(crate) struct SeedView {
     pub(crate) complete: usize,
     /// Members that the tracker knows to lack pieces.
     pub(crate) incomplete: usize,
+    /// Connections that were ended, by reason.
+    #[serde(default)]
+    pub(crate) closed: BTreeMap<String, u64>,
+    /// Connections that were refused before their handshake, by reason.
+    #[serde(default)]
+    pub(crate) refused: BTreeMap<String, u64>,
 }
 
 impl SwarmService {
-    /// A tracker of no torrents for nodes that are approved. The seed of the image number n listens on
+    /// A tracker of no torrents for nodes that are approved, or, if `open`, for everybody. The seed of the image number n listens on
     /// `first_port` + n.
-    pub(crate) fn new(nodes: Arc<Nodes>, first_port: u16) -> Result<Self> {
-        let admission = Admission::Known(Box::new(move |address| nodes.is_approved_address(address)));
+    pub(crate) fn new(nodes: Arc<Nodes>, first_port: u16, open: bool) -> Result<Self> {
+        let known = Arc::clone(&nodes);
+        let admission = if open {
+            Admission::Open
+        } else {
+            Admission::Known(Box::new(move |address| known.is_approved_address(address)))
+        };
         Ok(Self {
             clock: Clock::start(),
             tracker: Mutex::new(Tracker::new(TrackerConfig {
@@ -76,12 +95,17 @@ impl SwarmService {
             })),
             seeds: tokio::sync::Mutex::default(),
             first_port,
+            open,
+            nodes,
         })
     }
 
-    /// `/announce`, for the plain HTTP port.
+    /// `/announce` and `/torrents/...`, for the plain HTTP port.
     pub(crate) fn router(self: &Arc<Self>) -> Router {
-        Router::new().route(paths::ANNOUNCE, get(announce)).with_state(Arc::clone(self))
+        Router::new()
+            .route(paths::ANNOUNCE, get(announce))
+            .route("/torrents/{name}", get(torrent))
+            .with_state(Arc::clone(self))
     }
 
     /// Seeds `image` for `deployment` on `address`; the port. A seed of an earlier deployment ends.
@@ -103,10 +127,11 @@ impl SwarmService {
             .checked_add(image.number)
             .context("there is no port left for the image's seed")?;
         let config = seed_config(image, deployment, SocketAddr::from((address, port)))?;
+        let config = PeerConfig { open: self.open, ..config };
         let mut peer = Peer::start(config).await.map_err(anyhow::Error::new).with_context(|| {
             format!("seeding {} on port {port}; server.peer_port sets another", image.name)
         })?;
-        tokio::spawn(report_broken_peers(peer.events()));
+        tokio::spawn(report_broken_peers(peer.events(), Arc::clone(&self.nodes)));
         let listens = SocketAddr::from((address, port));
         self.lock_tracker().add_seed(self.clock.now(), image.metainfo.info_hash, listens);
         tracing::info!(image = image.name, deployment = deployment.name, "seeding on port {port}");
@@ -124,6 +149,18 @@ impl SwarmService {
         if let Some(seed) = seeds.remove(&deployment.image_id) {
             self.lock_tracker().remove_torrent(seed.image.metainfo.info_hash);
             seed.peer.shutdown().await;
+        }
+    }
+
+    /// Keeps the seeds of an open swarm among the tracker's members, because strangers know no other way to them.
+    /// Nodes have their address in their task.
+    pub(crate) async fn announce_seeds(&self) {
+        if !self.open {
+            return;
+        }
+        for seed in self.seeds.lock().await.values() {
+            let request = seed_announcement(seed.image.metainfo.info_hash, seed.peer.local_addr());
+            self.lock_tracker().announce(self.clock.now(), &request);
         }
     }
 
@@ -147,6 +184,8 @@ impl SwarmService {
                 uploaded_bytes: stats.uploaded,
                 complete,
                 incomplete,
+                closed: stats.closed_by_reason(),
+                refused: stats.refused_by_reason(),
             }
         };
         seeds.values().map(view).collect()
@@ -164,6 +203,20 @@ fn rack_of(address: IpAddr) -> Option<u32> {
     match address {
         IpAddr::V4(address) => Some(address.to_bits() >> 8),
         IpAddr::V6(_) => None,
+    }
+}
+
+/// How a seed stays a member of its own tracker; over the network it would need a route to its own address.
+pub(crate) fn seed_announcement(info_hash: InfoHash, address: SocketAddr) -> AnnounceRequest {
+    AnnounceRequest {
+        info_hash,
+        peer_id: SEED_PEER_ID,
+        address,
+        left: 0,
+        downloaded: 0,
+        uploaded: 0,
+        event: AnnounceEvent::None,
+        wanted: 0,
     }
 }
 
@@ -191,12 +244,33 @@ fn seed_config(image: &Image, deployment: &Deployment, listen: SocketAddr) -> Re
 }
 
 /// A node that sends damaged pieces has damaged memory or worse: somebody should know.
-async fn report_broken_peers(mut events: tokio::sync::mpsc::Receiver<PeerEvent>) {
+async fn report_broken_peers(mut events: tokio::sync::mpsc::Receiver<PeerEvent>, nodes: Arc<Nodes>) {
     while let Some(event) = events.recv().await {
-        if let PeerEvent::Banned { addr } = event {
-            tracing::warn!(peer = %addr, "a peer gave damaged pieces again and again and is shut out");
+        let PeerEvent::Banned { addr } = event else { continue };
+        let nodes = Arc::clone(&nodes);
+        let accused =
+            blocking(move || nodes.accuse(addr.ip(), "the server")).await.and_then(|accused| accused);
+        if let Err(error) = accused {
+            tracing::warn!(peer = %addr, "recording that a peer gives damaged pieces: {error:#}");
         }
     }
+}
+
+/// `/torrents/NAME.torrent`, for stock clients; only of an open swarm.
+async fn torrent(
+    State(swarm): State<Arc<SwarmService>>,
+    Path(name): Path<String>,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let not_there = || ApiError::not_found("such torrent");
+    let name = name.strip_suffix(".torrent").filter(|_| swarm.open).ok_or_else(not_there)?;
+    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).ok_or_else(not_there)?;
+    let seeds = swarm.seeds.lock().await;
+    let seed = seeds.values().find(|seed| seed.image.metainfo.name == name).ok_or_else(not_there)?;
+    let announce = format!("http://{host}{}", paths::ANNOUNCE);
+    let torrent = Metainfo::with_sources(&seed.image.metainfo_bytes, Some(&announce), &[]);
+    let torrent = torrent.map_err(|error| ApiError::internal(&error.into()))?;
+    Ok(([(header::CONTENT_TYPE, "application/x-bittorrent")], torrent).into_response())
 }
 
 async fn announce(

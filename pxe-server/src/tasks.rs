@@ -27,6 +27,8 @@ pub(crate) struct TaskMaker {
     pub(crate) address: Ipv4Addr,
     /// Port of the tracker.
     pub(crate) http_port: u16,
+    /// Whether stock clients take part.
+    pub(crate) swarm_open: bool,
     /// Shape of the disk.
     pub(crate) layout: Layout,
     /// Lines for root's `authorized_keys`.
@@ -68,6 +70,7 @@ impl TaskMaker {
                 announce_url: format!("http://{}:{}{}", self.address, self.http_port, paths::ANNOUNCE),
                 server_peer: SocketAddr::from((self.address, peer_port)),
                 secret: deployment.secret.clone(),
+                open: self.swarm_open,
             },
             identity: NodeIdentity {
                 hostname: node.name.clone(),

@@ -69,6 +69,12 @@ pub enum EventKind {
         /// The installed system's public SSH host keys, `ssh-ed25519 AAAA...`, one each.
         host_keys: Vec<String>,
     },
+    /// A peer gave this node damaged pieces again and again and is shut out: the memory or the disk of the machine
+    /// at that address is broken.
+    BrokenPeer {
+        /// Where the peer is.
+        address: std::net::IpAddr,
+    },
 }
 
 /// What a node does after a failed stage.

@@ -63,6 +63,9 @@ pub struct SwarmTask {
     pub server_peer: std::net::SocketAddr,
     /// Membership of this deployment's swarm.
     pub secret: SwarmSecret,
+    /// Whether peers that don't prove the secret take part too, such as stock BitTorrent clients.
+    #[serde(default)]
+    pub open: bool,
 }
 
 /// 32 bytes that prove membership of one deployment's swarm. Its `Debug` shows nothing.

@@ -125,6 +125,8 @@ impl Driver {
                 () = sleep_until(self.parts.clock.at(due)) => {}
                 stopped = &mut stop => {
                     if stopped.is_ok() {
+                        self.stats_due = Moment::ZERO;
+                        self.publish(self.parts.clock.now());
                         self.say_goodbye().await;
                     }
                     return;

@@ -87,13 +87,14 @@ impl Peer {
         self.stats.borrow().clone()
     }
 
-    /// Stops the peer: tells the tracker (for a second at most), ends all connections.
-    pub async fn shutdown(mut self) {
+    /// Stops the peer: tells the tracker (for a second at most), ends all connections. What it did in all.
+    pub async fn shutdown(mut self) -> PeerStats {
         if let Some(stop) = self.stop.take() {
             // An error means that the driver has ended already.
             let _ = stop.send(());
         }
         let _ = (&mut self.driver).await;
+        self.stats()
     }
 }
 

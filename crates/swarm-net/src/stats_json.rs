@@ -1,7 +1,8 @@
 //! A peer's statistics as JSON, for programs that watch it.
 
 use crate::config::PeerStats;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::fmt::Debug;
 
 impl PeerStats {
@@ -19,15 +20,25 @@ impl PeerStats {
             "corrupt_pieces": self.counts.corrupt_pieces,
             "have_messages": self.counts.have_messages,
             "have_bytes": self.counts.have_bytes,
-            "closed": by_reason(self.counts.closed.iter()),
-            "refused": by_reason(self.counts.refused.iter()),
+            "closed": self.closed_by_reason(),
+            "refused": self.refused_by_reason(),
         })
+    }
+
+    /// Connections ended, by reason.
+    pub fn closed_by_reason(&self) -> BTreeMap<String, u64> {
+        by_reason(self.counts.closed.iter())
+    }
+
+    /// Connections refused before their handshake, by reason.
+    pub fn refused_by_reason(&self) -> BTreeMap<String, u64> {
+        by_reason(self.counts.refused.iter())
     }
 }
 
 /// `WrongProof` and 3 -> `"wrong_proof": 3`.
-fn by_reason<'a, R: Debug + 'a>(counts: impl Iterator<Item = (&'a R, &'a u64)>) -> Map<String, Value> {
-    counts.map(|(reason, count)| (snake_case(&format!("{reason:?}")), Value::from(*count))).collect()
+fn by_reason<'a, R: Debug + 'a>(counts: impl Iterator<Item = (&'a R, &'a u64)>) -> BTreeMap<String, u64> {
+    counts.map(|(reason, count)| (snake_case(&format!("{reason:?}")), *count)).collect()
 }
 
 fn snake_case(name: &str) -> String {

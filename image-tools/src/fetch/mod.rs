@@ -147,20 +147,17 @@ async fn fetch(
         let ended = download(arguments, &mut peer, teller).await;
         let took = go.elapsed();
         if !matches!(ended, Ok(Ended::Complete)) {
-            teller.end(&peer)?;
-            peer.shutdown().await;
+            teller.end(&peer.shutdown().await)?;
             ended?;
             bail!("interrupted; run the same command again to go on from there");
         }
         let path = tokio::task::spawn_blocking(move || destination.finish()).await??;
-        teller.complete(took, &path, &peer)?;
+        teller.complete(took, &path, &peer.stats())?;
     }
     if let Some(time) = arguments.seed_for {
         seed(time, &peer, teller).await?;
     }
-    teller.end(&peer)?;
-    peer.shutdown().await;
-    Ok(())
+    teller.end(&peer.shutdown().await)
 }
 
 fn peer_config(arguments: &FetchArguments, loaded: &Loaded, member: &Membership) -> Result<PeerConfig> {
@@ -231,7 +228,7 @@ async fn seed(time: Duration, peer: &Peer, teller: &mut Teller) -> Result<()> {
         tokio::select! {
             () = &mut end => return Ok(()),
             () = &mut interrupted => return Ok(()),
-            _ = ticks.tick() => teller.seeding(peer)?,
+            _ = ticks.tick() => teller.seeding(&peer.stats())?,
         }
     }
 }

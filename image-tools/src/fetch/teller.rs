@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use indicatif::ProgressBar;
 use serde_json::{Value, json};
-use swarm_net::{Peer, PeerStats};
+use swarm_net::PeerStats;
 
 use super::source::Source;
 use crate::{progress, text};
@@ -55,14 +55,13 @@ impl Teller {
         Ok(())
     }
 
-    pub(super) fn complete(&self, took: Duration, path: &Path, peer: &Peer) -> Result<()> {
-        let stats = peer.stats();
+    pub(super) fn complete(&self, took: Duration, path: &Path, stats: &PeerStats) -> Result<()> {
         if self.json {
             let seconds = took.as_secs_f64();
             return print_json(&json!({ "event": "complete", "seconds": seconds, "stats": stats.to_json() }));
         }
         self.bar.finish_and_clear();
-        let share = self.share(&stats).map(|share| format!(", {share} % of it from neighbours"));
+        let share = self.share(stats).map(|share| format!(", {share} % of it from neighbours"));
         print_line(&format!(
             "{}: complete, {} in {:.1} s{}",
             path.display(),
@@ -93,23 +92,22 @@ impl Teller {
         Ok(())
     }
 
-    pub(super) fn seeding(&mut self, peer: &Peer) -> Result<()> {
+    pub(super) fn seeding(&mut self, stats: &PeerStats) -> Result<()> {
         if self.json {
-            return self.end(peer);
+            return self.end(stats);
         }
         if self.bar.is_finished() {
             self.bar = progress::seeding();
         }
-        let stats = peer.stats();
         self.bar.set_position(stats.uploaded);
         self.bar.set_message(format!("{} peers", stats.peers));
         Ok(())
     }
 
     /// Everything that was counted.
-    pub(super) fn end(&self, peer: &Peer) -> Result<()> {
+    pub(super) fn end(&self, stats: &PeerStats) -> Result<()> {
         if self.json {
-            return print_json(&json!({ "event": "stats", "stats": peer.stats().to_json() }));
+            return print_json(&json!({ "event": "stats", "stats": stats.to_json() }));
         }
         self.bar.finish_and_clear();
         Ok(())

@@ -7,6 +7,7 @@
 mod kernel_log;
 mod queue;
 
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -97,6 +98,11 @@ impl Reporter {
     /// The installed system is complete. Returns the number to wait for with [`Self::stored`].
     pub(crate) fn installed(&self, image_id: &str, traffic: TrafficCounts, host_keys: Vec<String>) -> u64 {
         self.event(EventKind::Installed { image_id: image_id.to_owned(), traffic, host_keys })
+    }
+
+    /// A peer is shut out for damaged pieces.
+    pub(crate) fn broken_peer(&self, address: IpAddr) {
+        self.event(EventKind::BrokenPeer { address });
     }
 
     /// How far the running stage is.

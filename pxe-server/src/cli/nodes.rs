@@ -71,13 +71,14 @@ fn row(node: &NodeView) -> Vec<String> {
     ]
 }
 
-/// Why a node waits or failed.
+/// Why a node waits or failed, after what others found wrong with it.
 pub(super) fn remark(node: &NodeView) -> String {
-    match (&node.failure, &node.waits_for) {
-        (Some(failure), _) => format!("{}: {}", failure.code, failure.message),
-        (None, Some(reason)) => reason.clone(),
-        (None, None) => String::new(),
-    }
+    let alarm = node.alarm.as_ref().map(|alarm| format!("ALARM: {alarm}"));
+    let why = match (&node.failure, &node.waits_for) {
+        (Some(failure), _) => Some(format!("{}: {}", failure.code, failure.message)),
+        (None, reason) => reason.clone(),
+    };
+    alarm.into_iter().chain(why).collect::<Vec<_>>().join("; ")
 }
 
 /// `pxe-server approve` and `deploy`.

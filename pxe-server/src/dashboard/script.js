@@ -151,7 +151,9 @@ function drawCard(node) {
   setText(parts.fromNodes, bytes(node.traffic.from_nodes_bytes) + " from nodes");
   parts.split.children[0].style.width = (got ? (node.traffic.from_server_bytes / got) * 100 : 0) + "%";
   parts.split.children[1].style.width = (got ? (node.traffic.from_nodes_bytes / got) * 100 : 0) + "%";
-  const why = node.failure ? node.failure.message + " (" + node.failure.code + ")" : node.waits_for ? "Waits: " + node.waits_for : "";
+  const alarm = node.alarm ? "ALARM: " + node.alarm : "";
+  const state = node.failure ? node.failure.message + " (" + node.failure.code + ")" : node.waits_for ? "Waits: " + node.waits_for : "";
+  const why = [alarm, state].filter(Boolean).join("; ");
   setText(parts.why, why);
   parts.why.hidden = !why;
   parts.approve.hidden = !["waiting", "seen", "failed"].includes(node.state);
@@ -341,6 +343,7 @@ async function loadDetail() {
 
 function detailParts(node) {
   const parts = [];
+  if (node.alarm) parts.push(section("Alarm", make("p", "why failed", node.alarm)));
   if (node.failure) parts.push(section("What is wrong", make("p", "why failed", node.failure.message + " (" + node.failure.code + ", in " + node.failure.stage + "; it will " + node.failure.recovery + ")")));
   if (node.waits_for) parts.push(section("Waits for approval", make("p", "", node.waits_for)));
   parts.push(facts(node));

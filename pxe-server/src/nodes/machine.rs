@@ -20,7 +20,7 @@
 use node_api::{EnrolRequestBody, Event, EventKind, Identity, Recovery, Stage};
 
 use super::record::{
-    Approval, BootSession, HistoryEntry, Installed, NodeRecord, NodeState, Outcome, Run, StageTime,
+    Alarm, Approval, BootSession, HistoryEntry, Installed, NodeRecord, NodeState, Outcome, Run, StageTime,
 };
 use super::text::clean;
 
@@ -28,6 +28,8 @@ use super::text::clean;
 pub(crate) const FAILURES_MAX: u32 = 5;
 /// Stages of one boot that are kept; a node that repeats stages beyond that is still counted in its history.
 const STAGES_MAX: usize = 128;
+/// Witnesses of an alarm that are named; more say the same.
+const WITNESSES_MAX: usize = 4;
 /// Host keys of one installed system; OpenSSH makes four.
 const HOST_KEYS_MAX: usize = 8;
 
@@ -125,6 +127,8 @@ impl<'a> Transition<'a> {
     }
 
     fn enrolled_new_boot(&mut self, rule: Option<&str>) {
+        // Whoever looked after it has booted it again; if not, the next alarm comes soon.
+        self.record.alarm = None;
         self.note(Some(Stage::Enrol), "enrolled");
         self.interrupt_run();
         if self.record.approved.is_none() {
@@ -282,6 +286,9 @@ impl<'a> Transition<'a> {
                 let host_keys = host_keys.iter().take(HOST_KEYS_MAX).map(|key| clean(key)).collect();
                 self.installed(image_id, host_keys);
             }
+            EventKind::BrokenPeer { address } => {
+                self.note(Some(Stage::Fetch), format!("got damaged pieces from {address} and shut it out"));
+            }
         }
         self.copy_stages_to_run();
     }
@@ -362,6 +369,17 @@ impl<'a> Transition<'a> {
         self.record.failures = 0;
         self.record.installed = Some(Installed { at_unix_ms: self.now_unix_ms, image_id, host_keys });
         self.go(NodeState::Lingering, Some(Stage::Personalise), "installed, read back and bootable");
+    }
+
+    /// Another node, or the server, got damaged pieces of this one: somebody has to look at its memory and disk.
+    pub(crate) fn gives_damaged_pieces(&mut self, witness: &str) {
+        let since_unix_ms = self.now_unix_ms;
+        let alarm = self.record.alarm.get_or_insert_with(|| Alarm { since_unix_ms, witnesses: Vec::new() });
+        if alarm.witnesses.len() >= WITNESSES_MAX || alarm.witnesses.iter().any(|known| known == witness) {
+            return;
+        }
+        alarm.witnesses.push(witness.to_owned());
+        self.note(None, format!("gave damaged pieces to {witness}: check its memory and its disk"));
     }
 
     /// An installed node has not reported for a while: it has left for its own disk.

@@ -251,6 +251,13 @@ impl Nodes {
         entry.is_some_and(|entry| entry.record.approved.is_some() && entry.live.address == Some(address))
     }
 
+    /// The node that was last heard from this address.
+    fn name_at(&self, address: IpAddr) -> Option<String> {
+        let inner = self.lock();
+        let name = inner.by_address.get(&address)?;
+        inner.nodes.get(name).filter(|entry| entry.live.address == Some(address)).map(|_| name.clone())
+    }
+
     /// Wakes when a node's orders change.
     pub(crate) fn wake_of(&self, name: &str) -> Option<Arc<Notify>> {
         self.lock().nodes.get(name).map(|entry| Arc::clone(&entry.wake))
@@ -399,6 +406,7 @@ fn new_record(name: String, mac: MacAddr) -> Result<NodeRecord> {
         stages: Vec::new(),
         run: None,
         installed: None,
+        alarm: None,
         history_next: 0,
     })
 }

@@ -37,6 +37,9 @@ pub(crate) struct NodeRecord {
     pub(crate) run: Option<Run>,
     /// What is on its disk, as far as this server put it there.
     pub(crate) installed: Option<Installed>,
+    /// What other nodes found wrong with it in this boot.
+    #[serde(default)]
+    pub(crate) alarm: Option<Alarm>,
     /// Sequence of the next history entry.
     pub(crate) history_next: u64,
 }
@@ -182,6 +185,15 @@ pub(crate) struct Installed {
     pub(crate) image_id: String,
     /// Public SSH host keys of the installed system.
     pub(crate) host_keys: Vec<String>,
+}
+
+/// A node gives others damaged pieces.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Alarm {
+    /// When the first of them said so.
+    pub(crate) since_unix_ms: u64,
+    /// Who says so, by name; the first few.
+    pub(crate) witnesses: Vec<String>,
 }
 
 /// One thing that happened to a node, stored under `history/NODE/SEQUENCE`.

@@ -37,6 +37,12 @@ impl Nodes {
     ) -> Result<ReportReply> {
         check_size(&report)?;
         let stage = last_stage(&report);
+        // Before the events are stored: an agent that is not answered reports again, and nothing is accused twice.
+        for event in &report.events {
+            if let EventKind::BrokenPeer { address } = event.kind {
+                self.accuse(address, name)?;
+            }
+        }
         {
             let mut inner = self.lock();
             inner.heard(name, address, now_unix_ms());
@@ -69,6 +75,18 @@ impl Nodes {
             })?;
         }
         Ok(self.lock().reply(name))
+    }
+
+    /// A machine at this address gave `witness` damaged pieces: raises the alarm on the node that it is.
+    pub(crate) fn accuse(&self, address: IpAddr, witness: &str) -> Result<()> {
+        let Some(name) = self.name_at(address) else {
+            tracing::warn!(peer = %address, witness, "a peer that is no node gave damaged pieces and is shut out");
+            return Ok(());
+        };
+        self.update(&name, |transition, _| {
+            transition.gives_damaged_pieces(witness);
+            Ok(())
+        })
     }
 
     fn take_inventory(

@@ -142,6 +142,22 @@ fn failing_node_is_tried_again_but_not_for_ever() {
 }
 
 #[test]
+fn alarm_names_each_witness_once_and_ends_with_the_next_boot() {
+    let mut world = World::new();
+    world.enrol(1, 1, true);
+    assert!(world.take_task());
+    for witness in ["node-2", "node-3", "node-2", "node-4", "node-5", "node-6"] {
+        world.change(|t| t.gives_damaged_pieces(witness));
+    }
+    let alarm = world.record.alarm.clone().unwrap();
+    assert_eq!(alarm.witnesses, ["node-2", "node-3", "node-4", "node-5"]);
+    world.enrol(1, 1, true);
+    assert!(world.record.alarm.is_some(), "an agent that starts again is no new boot");
+    world.enrol(2, 1, true);
+    assert_eq!(world.record.alarm, None);
+}
+
+#[test]
 fn failure_while_it_seeds_does_not_undo_the_installation() {
     let mut world = World::new();
     world.enrol(1, 1, true);

@@ -4,7 +4,7 @@ use anyhow::Result;
 use node_api::{FirmwareKind, Identity, Inventory, LogLine, Progress, Recovery, Stage, TrafficCounts};
 use serde::{Deserialize, Serialize};
 
-use super::record::{HistoryEntry, Installed, NodeState, Outcome, StageTime};
+use super::record::{Alarm, HistoryEntry, Installed, NodeState, Outcome, StageTime};
 use super::{Entry, Nodes};
 
 /// One node in a list.
@@ -24,6 +24,9 @@ pub(crate) struct NodeView {
     pub(crate) waits_for: Option<String>,
     /// Why it failed; only while its state is `failed`.
     pub(crate) failure: Option<Failure>,
+    /// What others found wrong with it, as a sentence: it gives damaged pieces.
+    #[serde(default)]
+    pub(crate) alarm: Option<String>,
     /// Whether it was let in.
     pub(crate) approved: bool,
     /// Whether a deployment is owed to it.
@@ -120,6 +123,10 @@ impl Nodes {
     }
 }
 
+fn alarm_sentence(alarm: &Alarm) -> String {
+    format!("gave damaged pieces to {}: check its memory and its disk", alarm.witnesses.join(", "))
+}
+
 fn view(entry: &Entry) -> NodeView {
     let record = &entry.record;
     let live = &entry.live;
@@ -152,6 +159,7 @@ fn view(entry: &Entry) -> NodeView {
         stage,
         waits_for,
         failure,
+        alarm: record.alarm.as_ref().map(alarm_sentence),
         approved: record.approved.is_some(),
         armed: record.armed,
         firmware: record.firmware,

@@ -74,6 +74,7 @@ impl<'a> Checker<'a> {
             http_port: raw.server.http_port.unwrap_or(DEFAULT_HTTP_PORT),
             agent_port: raw.server.agent_port.unwrap_or(paths::DEFAULT_AGENT_PORT),
             peer_port: raw.server.peer_port.unwrap_or(paths::DEFAULT_PEER_PORT),
+            swarm_open: raw.swarm.open.unwrap_or(false),
             admin: self
                 .parsed(raw.server.admin.as_ref(), "server.admin", "ADDRESS:PORT such as 127.0.0.1:8080")
                 .unwrap_or(DEFAULT_ADMIN),

@@ -40,6 +40,8 @@ pub(crate) struct Site {
     pub(crate) agent_port: u16,
     /// Seed of the first image.
     pub(crate) peer_port: u16,
+    /// Whether peers take part that don't prove a deployment's secret.
+    pub(crate) swarm_open: bool,
     /// Admin API and dashboard.
     pub(crate) admin: SocketAddr,
     /// First and last address for nodes; `None`: chosen from the interface's network.
@@ -164,6 +166,7 @@ fn parse_raw(text: &str, checker: &mut Checker<'_>) -> RawSite {
             "image" => raw.image = section(value, checker).unwrap_or_default(),
             "approve" => raw.approve = section(value, checker).unwrap_or_default(),
             "boot" => raw.boot = section(value, checker).unwrap_or_default(),
+            "swarm" => raw.swarm = section(value, checker).unwrap_or_default(),
             "layout" => raw.layout = section(value, checker),
             "access" => raw.access = section(value, checker).unwrap_or_default(),
             "deploy" => raw.deploy = section(value, checker).unwrap_or_default(),
@@ -172,7 +175,7 @@ fn parse_raw(text: &str, checker: &mut Checker<'_>) -> RawSite {
                 Some(key.span()),
                 format!(
                     "there is no section `{other}`; the sections are name, server, dhcp, image, approve, boot, \
-                     layout, access, deploy and node"
+                     swarm, layout, access, deploy and node"
                 ),
             ),
         }

@@ -16,6 +16,7 @@ pub(crate) struct RawSite {
     pub(crate) image: RawImage,
     pub(crate) approve: RawApprove,
     pub(crate) boot: RawBoot,
+    pub(crate) swarm: RawSwarm,
     pub(crate) layout: Option<Spanned<Layout>>,
     pub(crate) access: RawAccess,
     pub(crate) deploy: RawDeploy,
@@ -87,6 +88,17 @@ pub(crate) struct RawBoot {
     pub(crate) files: Option<PathBuf>,
     /// Added to the agent's kernel command line.
     pub(crate) arguments: Option<Spanned<String>>,
+}
+
+/// `[swarm]`: who exchanges pieces.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RawSwarm {
+    /// Lets everybody take part, so that stock BitTorrent clients can fetch and seed images: the server and its nodes
+    /// then exchange pieces with peers that don't prove the deployment's secret, the tracker answers every address,
+    /// and torrents are served under `/torrents/`. Nodes still install nothing that the signed manifest does not
+    /// name, but whoever reaches the network can read the images. Default false.
+    pub(crate) open: Option<bool>,
 }
 
 /// `[access]`: who may log in to installed systems.

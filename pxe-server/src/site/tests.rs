@@ -21,7 +21,15 @@ fn one_line_start_needs_no_file() {
     assert_eq!((site.http_port, site.agent_port, site.peer_port), (80, 8443, 6881));
     assert_eq!(site.admin, "127.0.0.1:8080".parse().unwrap());
     assert_eq!(site.layout, Layout::default());
-    assert!(!site.approve.all);
+    assert!(!site.approve.all && !site.swarm_open);
+}
+
+#[test]
+fn swarm_is_opened_by_one_word_and_only_by_a_word() {
+    let site = parse_site("site.toml", "[swarm]\nopen = true\n", None, &overrides()).unwrap();
+    assert!(site.swarm_open);
+    check("[swarm]\nopen = 'yes'\n", &["2: invalid type"]);
+    check("[swarm]\nopened = true\n", &["2: unknown field `opened`, expected `open`"]);
 }
 
 #[test]

@@ -12,5 +12,7 @@
 mod agents;
 mod dashboard;
 mod killed_server;
+mod seed;
 mod support;
+mod swarm;
 mod wrong_inputs;

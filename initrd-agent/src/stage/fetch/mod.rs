@@ -335,6 +335,7 @@ impl Fetch<'_> {
                 tracing::warn!(
                     "{addr} sent corrupt pieces again and again and is shut out; look at that node"
                 );
+                self.reporter.broken_peer(addr.ip());
                 Ok(None)
             }
             PeerEvent::NotStored { piece, error } => {

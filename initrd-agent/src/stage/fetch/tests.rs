@@ -68,6 +68,7 @@ fn accept(made: &MemoryImage, server_peer: SocketAddr) -> Accepted {
         },
         layout: disk_layout::Layout::default(),
         swarm: SwarmTask {
+            open: false,
             announce_url: "http://127.0.0.1:9/announce".into(),
             server_peer,
             secret: SwarmSecret::new(SECRET),

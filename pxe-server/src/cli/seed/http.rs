@@ -15,15 +15,12 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
 use node_api::paths;
-use swarm::AnnounceEvent;
-use swarm_net::{Admission, AnnounceRequest, Clock, Metainfo, Secret, Tracker, TrackerConfig};
+use swarm_net::{Admission, Clock, Metainfo, Secret, Tracker, TrackerConfig};
 
 use super::offer::Offer;
 use crate::api::{ApiError, send_file};
 use crate::keys::random;
-
-/// Name in the tracker; nobody sees it.
-const SEED_PEER_ID: [u8; 20] = *b"-ES0100-theseeditsel";
+use crate::swarm_service::seed_announcement;
 
 /// The HTTP side of one seed.
 pub(super) struct Side {
@@ -92,18 +89,9 @@ impl Side {
         self.lock_tracker().members(self.offer.metainfo.info_hash)
     }
 
-    /// Keeps the seed among the members. Over the network it would need a route to its own address.
+    /// Keeps the seed among the members.
     pub(super) fn announce_seed(&self) {
-        let request = AnnounceRequest {
-            info_hash: self.offer.metainfo.info_hash,
-            peer_id: SEED_PEER_ID,
-            address: self.peers,
-            left: 0,
-            downloaded: 0,
-            uploaded: 0,
-            event: AnnounceEvent::None,
-            wanted: 0,
-        };
+        let request = seed_announcement(self.offer.metainfo.info_hash, self.peers);
         self.lock_tracker().announce(self.clock.now(), &request);
     }
 

@@ -15,7 +15,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use indicatif::{BinaryBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
-use swarm_net::{FileStore, HavePolicy, Limits, Peer, PeerConfig, PieceSet, Secret};
+use swarm_net::{FileStore, HavePolicy, Limits, Peer, PeerConfig, PeerStats, PieceSet, Secret};
 use tokio::net::TcpListener;
 use tokio::time::{MissedTickBehavior, interval};
 
@@ -87,10 +87,10 @@ async fn run(arguments: &SeedArguments, offer: Offer, secret: Option<Secret>) ->
     teller.ready(&side, peers, secret.as_ref())?;
     let told = tell_until_signal(&teller, &side, &peer).await;
     stopper.send_replace(true);
-    let uploaded = teller.stats(&side, &peer);
-    peer.shutdown().await;
+    let stats = peer.shutdown().await;
     serving.await.context("ending the HTTP side")?;
-    uploaded.and(told)
+    told?;
+    teller.end(&side, &stats)
 }
 
 fn secret(arguments: &SeedArguments) -> Result<Option<Secret>> {
@@ -154,7 +154,7 @@ async fn tell_until_signal(teller: &Teller, side: &Side, peer: &Peer) -> Result<
             ended = &mut signal => return ended,
             _ = ticks.tick() => {
                 side.announce_seed();
-                teller.tick(side, peer)?;
+                teller.tick(side, &peer.stats())?;
             }
         }
     }
@@ -195,11 +195,10 @@ impl Teller {
         ))
     }
 
-    fn tick(&self, side: &Side, peer: &Peer) -> Result<()> {
+    fn tick(&self, side: &Side, stats: &PeerStats) -> Result<()> {
         if self.json {
-            return self.stats(side, peer);
+            return print_stats(side, stats);
         }
-        let stats = peer.stats();
         let (complete, incomplete) = side.members();
         self.line.set_position(stats.uploaded);
         self.line.set_message(format!(
@@ -211,16 +210,19 @@ impl Teller {
     }
 
     /// Everything that was counted; to a person, what the seed gave in all.
-    fn stats(&self, side: &Side, peer: &Peer) -> Result<()> {
-        let stats = peer.stats();
-        if !self.json {
-            self.line.finish_and_clear();
-            return print_lines(&format!("sent {} to peers", BinaryBytes(stats.uploaded)));
+    fn end(&self, side: &Side, stats: &PeerStats) -> Result<()> {
+        if self.json {
+            return print_stats(side, stats);
         }
-        let (complete, incomplete) = side.members();
-        let members = json!({ "complete": complete, "incomplete": incomplete });
-        print_json(&json!({ "event": "stats", "stats": stats.to_json(), "members": members }))
+        self.line.finish_and_clear();
+        print_lines(&format!("sent {} to peers", BinaryBytes(stats.uploaded)))
     }
+}
+
+fn print_stats(side: &Side, stats: &PeerStats) -> Result<()> {
+    let (complete, incomplete) = side.members();
+    let members = json!({ "complete": complete, "incomplete": incomplete });
+    print_json(&json!({ "event": "stats", "stats": stats.to_json(), "members": members }))
 }
 
 /// For a person who looks at it; hidden otherwise.

@@ -1,6 +1,6 @@
 //! An agent without a machine: enrols, takes its task and reports over the real protocol.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use ed25519_dalek::SigningKey;
@@ -12,13 +12,15 @@ use node_api::{
     ReportReply, ReportRequest, SignedTask, Stage, Task, TrafficCounts, paths,
 };
 
-use super::http::{Answer, send};
+use super::http::{Answer, send_from};
 use super::server::Server;
 
 /// One boot of one node.
 #[derive(Clone)]
 pub(crate) struct Agent {
     pub(crate) server: SocketAddr,
+    /// Where it speaks from.
+    pub(crate) address: Ipv4Addr,
     pub(crate) pin: String,
     pub(crate) task_key: ed25519_dalek::VerifyingKey,
     pub(crate) key: SigningKey,
@@ -46,6 +48,7 @@ impl Agent {
         };
         Some(Self {
             server: server.agent,
+            address: Ipv4Addr::LOCALHOST,
             pin: server.pin(),
             task_key: server.task_key(),
             key: SigningKey::from_bytes(&secret),
@@ -177,7 +180,7 @@ impl Agent {
     ) -> Result<Answer, Box<dyn std::error::Error + Send + Sync>> {
         let bearer = format!("{} {}", paths::SESSION_SCHEME, self.session);
         let request = Request::get(path).header("host", "server").header("authorization", bearer);
-        send(self.server, Some(&self.pin), request.body(Full::default())?).await
+        send_from(self.address, self.server, Some(&self.pin), request.body(Full::default())?).await
     }
 
     pub(crate) async fn post(&self, path: &str, body: Vec<u8>) -> Answer {
@@ -196,6 +199,6 @@ impl Agent {
             .header("authorization", bearer)
             .header("content-type", "application/json")
             .body(Full::new(Bytes::from(body)))?;
-        send(self.server, Some(&self.pin), request).await
+        send_from(self.address, self.server, Some(&self.pin), request).await
     }
 }

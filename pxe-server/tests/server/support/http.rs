@@ -1,6 +1,6 @@
 //! One request on one connection, plain or over TLS with the key pinned as the agent does.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use rustls::SignatureScheme;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use sha2::{Digest as _, Sha256};
-use tokio::net::TcpStream;
+use tokio::net::TcpSocket;
 use tokio_rustls::TlsConnector;
 
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(40);
@@ -38,15 +38,28 @@ pub(crate) async fn send(
     pin: Option<&str>,
     request: Request<Full<Bytes>>,
 ) -> Result<Answer, Box<dyn std::error::Error + Send + Sync>> {
-    tokio::time::timeout(ANSWER_TIMEOUT, exchange(address, pin, request)).await?
+    send_from(Ipv4Addr::LOCALHOST, address, pin, request).await
 }
 
-async fn exchange(
+/// As [`send`], from a particular address of this machine.
+pub(crate) async fn send_from(
+    from: Ipv4Addr,
     address: SocketAddr,
     pin: Option<&str>,
     request: Request<Full<Bytes>>,
 ) -> Result<Answer, Box<dyn std::error::Error + Send + Sync>> {
-    let stream = TcpStream::connect(address).await?;
+    tokio::time::timeout(ANSWER_TIMEOUT, exchange(from, address, pin, request)).await?
+}
+
+async fn exchange(
+    from: Ipv4Addr,
+    address: SocketAddr,
+    pin: Option<&str>,
+    request: Request<Full<Bytes>>,
+) -> Result<Answer, Box<dyn std::error::Error + Send + Sync>> {
+    let socket = TcpSocket::new_v4()?;
+    socket.bind((from, 0).into())?;
+    let stream = socket.connect(address).await?;
     let mut sender = match pin {
         None => {
             let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;

@@ -72,6 +72,13 @@ impl Server {
         }
     }
 
+    /// More lines of the site file, before the server starts.
+    pub(crate) fn add_to_site(&self, text: &str) {
+        let path = self.folder.path().join("site.toml");
+        let site = std::fs::read_to_string(&path).unwrap();
+        std::fs::write(path, site + text).unwrap();
+    }
+
     /// `pxe-server serve` as this server is started.
     pub(crate) fn command(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_pxe-server"));
