@@ -47,7 +47,7 @@ fn bars(rows: &[Row]) -> Vec<Bar> {
         if let Some(ratio) = row.ratio() {
             let (name, value) = ("shaped: last node / (S/B)".into(), ratio.median);
             bars.push(Bar { name, value, limit: RATIO_MAX, holds: value <= RATIO_MAX, is_time: true });
-        } else if let Some(last) = row.over(|sample| sample.last_s) {
+        } else if let Some(last) = row.last_s() {
             let (name, value, limit) = ("not shaped: seconds".into(), last.median, PAPER.as_secs_f64());
             bars.push(Bar { name, value, limit, holds: value <= limit, is_time: true });
         }

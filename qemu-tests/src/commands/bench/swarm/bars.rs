@@ -35,7 +35,7 @@ pub(crate) fn bars(rows: &[Row]) -> Vec<Bar> {
         ahead_of_all(rows, case, &mut bars);
     }
     if let (Some(even), Some(slow)) = (row(rows, "slow", "ours"), row(rows, "slow", "ours, one slow")) {
-        let last = |row: &Row| row.over(|sample| sample.last_s).map(|it| it.median);
+        let last = |row: &Row| row.last_s().map(|it| it.median);
         let later = last(even).and_then(|even| Some(last(slow)? / even));
         push(&mut bars, "slow: others beside a slow node / without it".to_owned(), later, LATER_MAX);
     }

@@ -153,15 +153,34 @@ impl Row {
         spread(self.samples.iter().map(figure).collect())
     }
 
+    /// Seconds until the last node; a race in which one was left behind has no such time.
+    pub(crate) fn last_s(&self) -> Option<Spread> {
+        self.over_complete(|sample| sample.last_s)
+    }
+
+    fn over_complete(&self, figure: impl Fn(&Sample) -> f64) -> Option<Spread> {
+        spread(self.samples.iter().filter(|sample| sample.is_complete()).map(figure).collect())
+    }
+
     /// Last node over S/B.
     pub(crate) fn ratio(&self) -> Option<Spread> {
         let bound = self.bound_s()?;
-        self.over(|sample| sample.last_s / bound)
+        self.over_complete(|sample| sample.last_s / bound)
+    }
+
+    /// Seconds until the last of all, where some were harmed and awaited all the same.
+    pub(crate) fn harmed_last_s(&self) -> Option<Spread> {
+        let is_later = |sample: &Sample| sample.harmed_last_s > sample.last_s;
+        if self.samples.iter().any(is_later) {
+            self.over_complete(|sample| sample.harmed_last_s)
+        } else {
+            None
+        }
     }
 
     /// How far apart first and last are, as part of the last.
     pub(crate) fn apart(&self) -> Option<Spread> {
-        self.over(|sample| (sample.last_s - sample.first_s) / sample.last_s.max(f64::MIN_POSITIVE))
+        self.over_complete(|sample| (sample.last_s - sample.first_s) / sample.last_s.max(f64::MIN_POSITIVE))
     }
 
     /// Whether in every race every node that should complete did.
@@ -185,7 +204,7 @@ impl Row {
             "case": self.case, "peer": self.label, "nodes": self.shape.nodes, "mib": self.mib,
             "mbit_s": self.shape.rate.map(|rate| rate.0), "loss_percent": self.shape.loss_percent,
             "bound_s": self.bound_s(), "note": self.note,
-            "last_s": figure(self.over(|sample| sample.last_s)), "ratio": figure(self.ratio()),
+            "last_s": figure(self.last_s()), "ratio": figure(self.ratio()),
             "spread": figure(self.apart()), "copies": figure(self.over(|sample| sample.copies)),
             "completed": self.completed().0, "expected": self.completed().1,
             "runs": samples(&self.samples), "disturbed_runs": samples(&self.disturbed),

@@ -90,16 +90,18 @@ fn cells(row: &Row) -> String {
         (true, count) => format!(", no figure: other work disturbed all {count}"),
         (false, count) => format!(", {count} more disturbed"),
     };
+    let harmed =
+        row.harmed_last_s().map_or_else(String::new, |it| format!(", last of all {:.1} s", it.median));
     let note = if row.note.is_empty() { String::new() } else { format!(" ({})", row.note) };
     let loss = format!("{} %", row.shape.loss_percent);
     format!(
         "{:<11} {:<14} {:>3} {:>4} {rate:>6} {loss:>5}  {:<20} {:<19} {apart:>6} {:>6} {haves:>8} {:>6} {stall:>9}  \
-         {completed}/{expected}{void}{note}",
+         {completed}/{expected}{harmed}{void}{note}",
         row.case,
         row.label,
         row.shape.nodes,
         row.mib,
-        ranged(row.over(|sample| sample.last_s), 1),
+        ranged(row.last_s(), 1),
         ranged(row.ratio(), 3),
         number(middle(|sample| sample.copies), 2),
         number(middle(|sample| sample.cpu_s_per_gb), 1),
