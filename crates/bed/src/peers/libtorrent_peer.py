@@ -9,7 +9,9 @@ import time
 import libtorrent as lt
 
 role, torrent, directory, listen = sys.argv[1:]
-settings = lt.high_performance_seed()
+# Not high_performance_seed(): its queue of 1,500 requests makes the seed send more copies (2.2 to 2.6 x S/B with
+# 8 nodes and 128 MiB, against 1.6 with these).
+settings = lt.default_settings()
 settings.update({
     "listen_interfaces": listen,
     "enable_dht": False,
@@ -28,10 +30,11 @@ settings.update({
     "connection_speed": 500,
     "min_announce_interval": 1,
     "min_reconnect_time": 1,
-    "max_out_request_queue": 1500,
+    "max_out_request_queue": 500,
+    "request_queue_time": 1,
+    "piece_extent_affinity": False,
     "max_allowed_in_request_queue": 2000,
-    "send_buffer_watermark": 3 << 20,
-    "unchoke_interval": 2,
+    "send_buffer_watermark": 1 << 20,
     "alert_mask": lt.alert.category_t.status_notification | lt.alert.category_t.error_notification,
 })
 session = lt.session(settings)
