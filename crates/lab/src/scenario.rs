@@ -109,7 +109,7 @@ impl Scenario {
             piece_bytes: 512 << 10,
             rates: LinkRates { egress_bytes_s: rate, ingress_bytes_s: rate },
             racks: None,
-            meeting: Meeting::Tracker { degree: 10, seed_degree: 16, seed_is_known: false },
+            meeting: Meeting::Tracker { degree: 10, seed_degree: 24, seed_is_known: false },
             latency: Duration::from_micros(100),
             hash_bytes_s: 1_000_000_000,
             disk_bytes_s: 1_000_000_000,

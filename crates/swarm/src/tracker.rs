@@ -80,7 +80,8 @@ pub struct TrackerConfig {
     pub racks: Racks,
     /// Neighbours that each member should have; raised to ln N + 3 where that is more. Default 10, from 8 to 12.
     pub degree: usize,
-    /// Nodes that each seed is tied to. Default 16.
+    /// Nodes that each seed is tied to; well above `degree`, because each of them shares its link among all of its
+    /// neighbours, and the seed must never wait for them. Default 24.
     pub seed_degree: usize,
     /// Time between announces of a member that lacks neighbours. Default 1 s.
     pub interval_lonely: Duration,
@@ -99,7 +100,7 @@ impl TrackerConfig {
             admission,
             racks: Racks::Unknown,
             degree: 10,
-            seed_degree: 16,
+            seed_degree: 24,
             interval_lonely: Duration::from_secs(1),
             interval_incomplete: Duration::from_secs(3),
             interval_complete: Duration::from_secs(30),

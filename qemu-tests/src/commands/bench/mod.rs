@@ -1,11 +1,14 @@
 //! `qemu-tests bench`: one benchmark, as a table for people or one JSON object for programs.
 
 mod deploy;
+mod have;
 mod paper;
 mod payload;
 mod print;
 mod quiet;
+mod simulate;
 mod swarm;
+mod swarm_sim;
 
 use std::process::ExitCode;
 
@@ -22,6 +25,11 @@ const BENCHMARKS: &[(&str, &str)] = &[
         "one file to 1..32 nodes on shaped links: ours, libtorrent, aria2, HTTP, udpcast, uftp; loss, slow nodes",
     ),
     ("paper", "the paper's headline: 596 MiB to 32 nodes, on shaped links and on links as fast as they are"),
+    (
+        "swarm-sim",
+        "one file to 32..10,000 simulated nodes, on one switch and in racks with oversubscribed uplinks",
+    ),
+    ("have", "what announcing pieces costs and delays, by policy, with 32..1,000 simulated nodes"),
     ("payload", "what a node loads before it can ask for more: kernel, initrd, agent"),
 ];
 
@@ -56,6 +64,8 @@ pub(crate) async fn run(arguments: BenchArguments) -> Result<ExitCode> {
         "deploy" => deploy::deploy(json).await?,
         "payload" => payload::payload(json)?,
         "swarm" => tokio::task::block_in_place(|| swarm::swarm(&choice))?,
+        "swarm-sim" => tokio::task::block_in_place(|| swarm_sim::swarm_sim(quick, json))?,
+        "have" => tokio::task::block_in_place(|| have::have(quick, json))?,
         "paper" => tokio::task::block_in_place(|| paper::paper(&choice))?,
         other => bail!("there is no benchmark {other}; `bench list` names them"),
     }

@@ -29,6 +29,39 @@ pub(super) fn print_rows(
     Ok(())
 }
 
+/// The same with these columns, each as wide as it must be.
+pub(super) fn print_columns(
+    name: &str,
+    as_json: bool,
+    columns: &[&str],
+    rows: &[Value],
+    limited_by: &str,
+    bars: &[Bar],
+) -> Result<()> {
+    if as_json {
+        return print_json(name, rows, limited_by, bars);
+    }
+    print_title(name);
+    let cell = |row: &Value, column: &str| match row.get(column) {
+        Some(Value::String(text)) => text.clone(),
+        Some(value) => value.to_string(),
+        None => String::new(),
+    };
+    let width = |column: &str| {
+        rows.iter().map(|row| cell(row, column).len()).chain([column.len()]).max().unwrap_or_default()
+    };
+    let line = |cell: &dyn Fn(&str) -> String| {
+        let cells: Vec<String> =
+            columns.iter().map(|column| format!("{:>width$}", cell(column), width = width(column))).collect();
+        println!("  {}", cells.join("  "));
+    };
+    line(&|column| column.to_owned());
+    rows.iter().for_each(|row| line(&|column| cell(row, column)));
+    println!("  limited by: {limited_by}");
+    print_bars(bars);
+    Ok(())
+}
+
 pub(super) fn print_json(name: &str, rows: &[Value], limited_by: &str, bars: &[Bar]) -> Result<()> {
     let whole = json!({
         "name": name, "commit": commit(), "machine": machine(), "rows": rows, "limited_by": limited_by, "bars": bars,

@@ -1,0 +1,128 @@
+//! `bench have`: what announcing pieces costs, and what announcing them later delays, by policy.
+//!
+//! Never compares runs of different seeds: each seed is run with every policy, and ratios are taken per seed.
+
+mod rows;
+
+use std::time::Duration;
+
+use anyhow::Result;
+use lab::{Meeting, Scenario};
+use swarm::HavePolicy;
+
+use super::print::print_columns;
+use super::simulate::{Job, link, simulate};
+use rows::Results;
+
+/// Seeds per row.
+const SEEDS: u64 = 20;
+const SEEDS_QUICK: u64 = 4;
+
+/// Neighbours of a node, and of the seed.
+const DEGREE: usize = 10;
+const SEED_DEGREE: usize = 24;
+
+/// Delay of the fixed policy.
+const FIXED: Duration = Duration::from_millis(20);
+
+/// A policy, and whether everyone knows everyone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Contender {
+    Bep3AllPeers,
+    Bep3,
+    Suppress,
+    Fixed,
+    Adaptive,
+}
+
+/// One size of swarm.
+#[derive(Debug)]
+struct Case {
+    nodes: usize,
+    mbit: u64,
+    mib: u64,
+    piece_kib: u32,
+    /// Each simulated block stands for so many.
+    coarser: u32,
+}
+
+/// 24 pieces per second and node at 100 Mbit/s, 230 at 1 Gbit/s. At 1,000 nodes a quarter of the image, so that
+/// the whole stays below 20 minutes.
+const CASES: [Case; 4] = [
+    Case { nodes: 1000, mbit: 100, mib: 149, piece_kib: 512, coarser: 8 },
+    Case { nodes: 256, mbit: 100, mib: 596, piece_kib: 512, coarser: 8 },
+    Case { nodes: 32, mbit: 1000, mib: 596, piece_kib: 512, coarser: 4 },
+    Case { nodes: 32, mbit: 100, mib: 596, piece_kib: 512, coarser: 4 },
+];
+
+impl Contender {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Bep3AllPeers => "bep3, all peers",
+            Self::Bep3 => "bep3",
+            Self::Suppress => "suppress",
+            Self::Fixed => "fixed 20 ms",
+            Self::Adaptive => "adaptive",
+        }
+    }
+
+    const fn policy(self) -> HavePolicy {
+        match self {
+            Self::Bep3AllPeers | Self::Bep3 => HavePolicy::Bep3,
+            Self::Suppress => HavePolicy::Suppress,
+            Self::Fixed => HavePolicy::Fixed(FIXED),
+            Self::Adaptive => HavePolicy::Adaptive,
+        }
+    }
+}
+
+impl Case {
+    /// A full mesh is run where it fits; above, its messages are pieces x nodes x (nodes - 1).
+    fn contenders(&self) -> Vec<Contender> {
+        let all = [Contender::Bep3, Contender::Suppress, Contender::Fixed, Contender::Adaptive];
+        let mesh = (self.nodes <= 32).then_some(Contender::Bep3AllPeers);
+        mesh.into_iter().chain(all).collect()
+    }
+
+    fn pieces(&self) -> u64 {
+        (self.mib << 10).div_ceil(u64::from(self.piece_kib))
+    }
+
+    fn job(&self, contender: Contender, seed: u64) -> Job {
+        let meeting = match contender {
+            Contender::Bep3AllPeers => Meeting::All,
+            _ => Meeting::Tracker { degree: DEGREE, seed_degree: SEED_DEGREE, seed_is_known: false },
+        };
+        let scenario = Scenario {
+            piece_bytes: self.piece_kib << 10,
+            rates: link(self.mbit),
+            have_policy: contender.policy(),
+            meeting,
+            measured: true,
+            seed,
+            ..Scenario::new(self.nodes, self.mib << 20)
+        };
+        let name = format!("{} nodes, {} Mbit/s, {}, seed {seed}", self.nodes, self.mbit, contender.name());
+        Job { name, scenario: scenario.coarser(self.coarser) }
+    }
+}
+
+pub(super) fn have(quick: bool, as_json: bool) -> Result<()> {
+    let cases: Vec<&Case> = if quick { CASES.iter().skip(3).collect() } else { CASES.iter().collect() };
+    let seeds = if quick { SEEDS_QUICK } else { SEEDS };
+    let mut runs = Vec::new();
+    for case in cases {
+        for contender in case.contenders() {
+            runs.extend((1..=seeds).map(|seed| (case, contender, case.job(contender, seed))));
+        }
+    }
+    let jobs: Vec<Job> = runs.iter().map(|(_, _, job)| job.clone()).collect();
+    let outcomes = simulate(&jobs)?;
+    let results = Results::new(runs.iter().map(|(case, contender, _)| (*case, *contender)).zip(outcomes));
+    let left_out =
+        if quick { "256 and 1,000 nodes, 1 Gbit/s, 16 of 20 seeds, namespaces" } else { "nothing" };
+    let limited_by = format!(
+        "links of 100 Mbit/s or 1 Gbit/s, degree {DEGREE}, medians of {seeds} seeds; messages of bep3 with all peers: measured at 32 nodes, above pieces x nodes x (nodes - 1); left out: {left_out}"
+    );
+    print_columns("have", as_json, &rows::COLUMNS, &results.rows(), &limited_by, &results.bars())
+}
