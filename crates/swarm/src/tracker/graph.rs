@@ -20,6 +20,9 @@ const DRAWN_MAX: usize = 96;
 /// A rack that a seed doesn't know yet gets a seat also at a full seed, up to so many times its degree.
 const SEED_OVERFLOW: usize = 4;
 
+/// Seeds that a node is told of unasked: one more in case the first is gone.
+const SEEDS_MAX: usize = 2;
+
 /// How two neighbours stand to each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Tie {
@@ -235,7 +238,7 @@ impl Graph {
     pub(super) fn seat_many(&mut self, seed: SocketAddr, seed_degree: usize, chance: &mut Chance) {
         for node in sample(&self.crowd, chance) {
             let Some(member) = self.members.get(&node).filter(|member| !member.complete) else { continue };
-            if self.has_seat(seed, member.rack, seed_degree) {
+            if member.count(Tie::Seed) < SEEDS_MAX && self.has_seat(seed, member.rack, seed_degree) {
                 self.join(seed, node);
             }
         }
