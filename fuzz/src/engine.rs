@@ -1,6 +1,6 @@
 //! A driver that does what it is told, peers that say anything, and an oracle that keeps the driver's books.
 //!
-//! The first bytes choose the torrent and the configuration, the others are moves. After each batch of moves:
+//! The first bytes choose the torrent and the configuration, the others are moves. After each move:
 //! the engine's invariants; every request of a peer answered at most once; a piece is checked only when all its
 //! blocks are here; what is kept in memory is bounded; the timer never lies in the past. At the end an honest
 //! seed comes, and the engine must get everything.
@@ -26,7 +26,7 @@ const PEERS: usize = 4;
 /// Longest sequence; more moves find nothing that these don't, and cost time.
 const MOVES_MAX: usize = 400;
 
-/// Actions after one batch of moves: each peer's requests and HAVEs, several times over.
+/// Actions after one move: each peer's requests and HAVEs, several times over.
 const ACTIONS_MAX: usize = 20_000;
 
 /// Virtual time in which an honest seed must have completed the engine, once strangers have fallen silent.
@@ -86,10 +86,7 @@ pub fn engine(data: &[u8]) {
         if play.step(code, &mut moves).is_none() {
             break;
         }
-        // A driver may take several inputs before it looks at the wishes.
-        if code & 0x80 == 0 {
-            play.settle();
-        }
+        play.settle();
     }
     play.settle();
     play.an_honest_seed_completes_it();
@@ -171,8 +168,8 @@ impl Play {
             3 => self.says(who, Message::HaveAll),
             4 => self.says(who, Message::Unchoke),
             5 => self.says(who, Message::Have(self.piece(moves.byte()?))),
-            6 => self.says(who, Message::Request(self.block(moves.byte()?, moves.byte()?))),
-            7 => self.says(who, Message::Cancel(self.block(moves.byte()?, moves.byte()?))),
+            6 => self.requests(who, moves.byte()?, moves.byte()?),
+            7 => self.cancels(who, moves.byte()?, moves.byte()?),
             8 => self.says(who, Message::Bitfield(moves.bytes()?.to_vec())),
             9 => self.says(who, Message::Extended { id: 1, payload: moves.bytes()?.to_vec() }),
             10 => self.says(who, Message::Extended { id: 0, payload: moves.bytes()?.to_vec() }),
@@ -271,6 +268,7 @@ impl Play {
     }
 
     fn says(&mut self, who: usize, message: Message) {
+        self.fulfil_all();
         let Some(key) = self.key(who) else { return };
         if let Message::Request(raw) = message {
             self.books.requested(key, raw);
@@ -296,6 +294,22 @@ impl Play {
         }
     }
 
+    /// One request, or a hundred.
+    fn requests(&mut self, who: usize, piece: u8, how: u8) {
+        let times = if how >> 4 == 11 { 100 } else { 1 };
+        for number in 0..times {
+            let block = self.block(piece.wrapping_add(number / 3), how.wrapping_add(number % 3));
+            self.says(who, Message::Request(block));
+        }
+    }
+
+    /// Takes a request back: one that it made, or any.
+    fn cancels(&mut self, who: usize, piece: u8, how: u8) {
+        let own = self.key(who).and_then(|key| self.books.requested_by(key, piece));
+        let block = own.filter(|_| how & 1 == 0).unwrap_or_else(|| self.block(piece, how));
+        self.says(who, Message::Cancel(block));
+    }
+
     fn answer(&mut self, who: usize, which: u8) {
         let Some(peer) = &mut self.peers[who] else { return };
         if let Some(at) = usize::from(which).checked_rem(peer.asked.len()) {
@@ -313,6 +327,7 @@ impl Play {
     }
 
     fn block_arrives(&mut self, who: usize, raw: RawBlock) {
+        self.fulfil_all();
         let Some(key) = self.key(who) else { return };
         if let BlockVerdict::Keep(block) = self.engine.handle_block(self.now, key, raw) {
             self.books.kept(block);
@@ -402,15 +417,19 @@ impl Play {
 
     /// Takes all wishes, as a driver does, and checks the books.
     fn settle(&mut self) {
+        self.fulfil_all();
+        assert_eq!(self.engine.check_invariants(), Ok(()));
+        self.books.check(&self.engine, self.checks.len() + self.fetches.len());
+        self.reads.truncate(64);
+    }
+
+    fn fulfil_all(&mut self) {
         let mut count = 0;
         while let Some(action) = self.engine.poll_action() {
             self.fulfil(action);
             count += 1;
             assert!(count < ACTIONS_MAX, "actions without end");
         }
-        assert_eq!(self.engine.check_invariants(), Ok(()));
-        self.books.check(&self.engine, self.checks.len() + self.fetches.len());
-        self.reads.truncate(64);
     }
 
     fn fulfil(&mut self, action: Action) {

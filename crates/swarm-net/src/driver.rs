@@ -143,6 +143,7 @@ impl Driver {
     }
 
     fn handle(&mut self, input: Input) {
+        self.fulfil_all();
         let now = self.parts.clock.now();
         match input {
             Input::Accepted { stream, address } => self.connected(now, stream, address, Side::Inbound),
@@ -206,6 +207,7 @@ impl Driver {
 
     fn received(&mut self, now: Moment, peer: PeerKey, messages: Vec<Incoming>) {
         for incoming in messages {
+            self.fulfil_all();
             match incoming {
                 Incoming::Message(message) => self.parts.engine.handle_message(now, peer, message),
                 Incoming::Block { raw, data } => {
@@ -214,7 +216,7 @@ impl Driver {
                         self.blocks.entry(block.piece()).or_default().insert(number, data);
                     }
                     // The block that completes its piece must be at hand before the engine's wish is read,
-                    // and it is: wishes are read after all inputs.
+                    // and it is: wishes are read after this.
                 }
             }
         }
@@ -222,15 +224,20 @@ impl Driver {
 
     /// Fulfils all wishes of the engine, then hands each writer its parcel.
     fn act(&mut self) {
-        while let Some(action) = self.parts.engine.poll_action() {
-            self.fulfil(action);
-        }
+        self.fulfil_all();
         for (peer, parcel) in std::mem::take(&mut self.outbox) {
             let sent = self.connections.get(&peer).is_some_and(|connection| connection.send(parcel));
             if !sent {
                 self.hang_up(peer);
                 self.parts.engine.handle_disconnected(self.parts.clock.now(), peer);
             }
+        }
+    }
+
+    /// Before each input, so that a piece that is discarded doesn't take along blocks of it that come later.
+    fn fulfil_all(&mut self) {
+        while let Some(action) = self.parts.engine.poll_action() {
+            self.fulfil(action);
         }
     }
 

@@ -1,6 +1,7 @@
 //! The engine of one torrent: all its peers, one state machine.
 //!
-//! The driver calls `handle_*` with what happened and then takes [`Action`]s until there are none; it calls
+//! The driver calls `handle_*` with what happened and then takes [`Action`]s until there are none, before the next
+//! call: a discarded piece may be asked for again at once, and its new blocks must outlive the discarding. It calls
 //! [`Swarm::handle_timeout`] when [`Swarm::poll_timeout`] says so. Bytes of blocks never pass through here.
 //!
 //! ```text

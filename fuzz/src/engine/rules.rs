@@ -58,6 +58,14 @@ impl Books {
         }
     }
 
+    /// One of the peer's requests that are not answered.
+    pub(super) fn requested_by(&self, peer: PeerKey, which: u8) -> Option<RawBlock> {
+        let requested = &self.accounts.get(&peer)?.requested;
+        let at = usize::from(which).checked_rem(requested.len())?;
+        // From the newest on: the oldest are with the driver already.
+        requested.iter().rev().nth(at).copied()
+    }
+
     pub(super) fn kept(&mut self, block: Block) {
         let fresh = self.kept.entry(block.piece()).or_default().insert(block.begin());
         assert!(fresh, "a block is kept twice");

@@ -145,8 +145,8 @@ fn a_node_that_reaches_no_peer_gets_the_file_over_http() {
     let seconds = complete["seconds"].as_f64().unwrap();
     println!("{seconds:.2} s; plain HTTP {http:.2} s");
     assert_eq!(complete["stats"]["web_seed_bytes"].as_u64(), Some(swarm.source.bytes));
-    // Half of plain HTTP's time again is for busy processors; to find out that nobody answers costs some of it.
-    assert!(seconds < http * 1.5, "{seconds} s against {http} s");
+    // To find out that nobody answers costs half a second; the rest is for busy processors.
+    assert!(seconds < http * 1.2, "{seconds} s against {http} s");
 }
 
 /// Stopped programs keep their connections open and say nothing: the others go on without them.
