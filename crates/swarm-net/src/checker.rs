@@ -1,5 +1,6 @@
 //! Hashing and storing of whole pieces, on threads of their own.
 
+use crate::buffers::Buffer;
 use crate::config::PieceHashes;
 use crate::driver::Input;
 use crate::store::PieceStore;
@@ -20,8 +21,8 @@ const QUEUE: usize = 1024;
 /// A piece whose bytes are all here.
 pub(crate) struct Job {
     pub(crate) piece: PieceIndex,
-    /// Its bytes, in order, in as many parts as they came.
-    pub(crate) parts: Vec<Vec<u8>>,
+    /// Its bytes, in order, each part with its length.
+    pub(crate) parts: Vec<(Buffer, usize)>,
 }
 
 /// The threads; they end when this is dropped.
@@ -78,33 +79,45 @@ impl Checker {
 
 impl Worker {
     fn run(self) {
-        let mut whole = Vec::new();
         while let Ok(job) = self.jobs.recv() {
-            let (outcome, error) = self.check(&job, &mut whole);
-            drop(job.parts);
-            let checked = Input::Checked { piece: job.piece, outcome, error };
-            if self.results.blocking_send(checked).is_err() {
+            let (outcome, error) = self.check(&job);
+            // Its buffers are free before the engine knows that there is room for another piece.
+            let piece = job.piece;
+            drop(job);
+            if self.results.blocking_send(Input::Checked { piece, outcome, error }).is_err() {
                 return;
             }
         }
     }
 
-    fn check(&self, job: &Job, whole: &mut Vec<u8>) -> (CheckOutcome, Option<io::Error>) {
-        whole.clear();
-        job.parts.iter().for_each(|part| whole.extend_from_slice(part));
+    fn check(&self, job: &Job) -> (CheckOutcome, Option<io::Error>) {
+        let parts: Vec<&[u8]> =
+            job.parts.iter().filter_map(|(buffer, length)| buffer.bytes().get(..*length)).collect();
         let at = job.piece.get() as usize;
         let good = match self.expected.as_ref() {
-            Expected::Sha1(hashes) => {
-                hashes.get(at).is_some_and(|hash| Sha1::digest(&whole).as_slice() == hash)
-            }
-            Expected::Blake3(hashes) => hashes.get(at).is_some_and(|hash| blake3::hash(whole) == *hash),
+            Expected::Sha1(hashes) => hashes.get(at).is_some_and(|hash| sha1(&parts).as_slice() == hash),
+            Expected::Blake3(hashes) => hashes.get(at).is_some_and(|hash| blake3(&parts) == *hash),
         };
         if !good {
             return (CheckOutcome::Corrupt, None);
         }
-        match self.store.write_piece(job.piece.get(), whole) {
+        match self.store.write_piece_parts(job.piece.get(), &parts) {
             Ok(()) => (CheckOutcome::Stored, None),
             Err(error) => (CheckOutcome::NotStored, Some(error)),
         }
     }
+}
+
+fn sha1(parts: &[&[u8]]) -> sha1::digest::Output<Sha1> {
+    let mut hasher = Sha1::new();
+    parts.iter().for_each(|part| hasher.update(part));
+    hasher.finalize()
+}
+
+fn blake3(parts: &[&[u8]]) -> blake3::Hash {
+    let mut hasher = blake3::Hasher::new();
+    parts.iter().for_each(|part| {
+        hasher.update(part);
+    });
+    hasher.finalize()
 }

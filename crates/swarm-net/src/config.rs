@@ -1,5 +1,6 @@
 //! What a peer is started with, and what it tells.
 
+use crate::shards;
 use crate::store::PieceStore;
 use crate::web_seed::WebSeed;
 use std::fmt;
@@ -50,6 +51,8 @@ pub struct PeerConfig {
     pub have_policy: HavePolicy,
     /// Whether a complete peer reveals each piece to one other first. For the server.
     pub super_seed: bool,
+    /// Threads that carry the network, 1 to 4. Default: half of the machine's cores.
+    pub network_threads: usize,
     /// Bounds.
     pub limits: Limits,
 }
@@ -78,6 +81,7 @@ impl PeerConfig {
             first_pieces: 0..0,
             container_pieces: 1,
             have_policy: HavePolicy::Adaptive,
+            network_threads: shards::default_count(),
             limits: Limits::default(),
         }
     }

@@ -1,82 +1,81 @@
-//! The two tasks of one connection: one reads and cuts messages, one writes messages and blocks.
+//! The task of one connection: it cuts what comes into messages, and writes messages and blocks.
+//!
+//! Bounds of one connection, beside the kernel's own buffers: 128 KiB for a read while bytes come, one open message
+//! (64 KiB at most), [`BURST_BYTES`] while blocks go out, [`WRITER_QUEUE`] parcels. The engine bounds what is
+//! given for sending and not sent (4 MiB).
 
+use crate::buffers::{Buffer, Pool};
 use crate::driver::Input;
+use crate::intake::Intake;
+use crate::outlet::{BURST_BYTES, Burst, load, load_cached, write_all};
 use crate::store::PieceStore;
 use std::collections::VecDeque;
 use std::io;
+use std::net;
 use std::sync::Arc;
-use swarm::wire::{Decoder, HANDSHAKE_BYTES, Handshake, Message, RawBlock};
-use swarm::{Block, PeerKey};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use std::time::Duration;
+use swarm::wire::{Decoder, HANDSHAKE_BYTES, Handshake, Message};
+use swarm::{BLOCK_BYTES, Block, PeerKey};
 use tokio::net::TcpStream;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinSet, spawn_blocking};
 
-/// Bytes read at once: 16 blocks. Pages that are never filled cost nothing.
-const READ_BYTES: usize = 256 * 1024;
+/// Idle buffers for bursts that are kept: more than four writers are rarely busy at a time.
+const IDLE_BURSTS_MAX: usize = 4;
 
-/// Messages given to the loop at once. A keep-alive has 4 bytes on the wire and a dozen times that in memory:
-/// without this bound a stranger fills the queue of inputs with hundreds of MiB.
-const READ_MESSAGES: usize = 256;
-
-/// Blocks read from the store and written at once.
-const WRITE_BLOCKS: usize = 16;
-
-/// Parcels for a writer that wait. The engine's bound on unsent bytes (4 MiB) is the real one.
+/// Parcels for a writer that wait. A peer that lets more pile up doesn't read, and is dropped as such.
 const WRITER_QUEUE: usize = 1024;
 
 /// Unsent bytes above which the kernel reports the socket as full: queues belong where cancels can reach them.
 const UNSENT_KERNEL_BYTES: u32 = 256 * 1024;
 
-/// What a writer has to send.
+/// How long sent bytes may stay without an acknowledgement, or the peer's window closed: then its power is cut
+/// or it hangs, and the kernel gives the connection up. Above the engine's bound on silence, which is the rule.
+const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(30);
+
+/// What a connection has to send.
 pub(crate) enum Outgoing {
     Handshake(Handshake),
     Message(Message),
     Block(Block),
 }
 
-/// What a reader got.
-pub(crate) enum Incoming {
-    Message(Message),
-    Block { raw: RawBlock, data: Vec<u8> },
-}
-
-/// What both tasks need.
+/// What every connection needs.
+#[derive(Clone)]
 pub(crate) struct Context {
     pub(crate) decoder: Decoder,
     pub(crate) store: Arc<dyn PieceStore>,
+    /// For blocks that come.
+    pub(crate) blocks: Arc<Pool>,
+    /// For bursts that go.
+    pub(crate) bursts: Arc<Pool>,
     pub(crate) inputs: mpsc::Sender<Input>,
 }
 
-/// The handles of a running connection. Dropping it leaves the tasks alone; see [`Connection::abort`].
+/// The handles of a running connection. Dropping it leaves the task alone; see [`Connection::abort`].
 pub(crate) struct Connection {
     to_writer: mpsc::Sender<Vec<Outgoing>>,
-    tasks: [AbortHandle; 2],
+    task: AbortHandle,
 }
 
 impl Connection {
+    /// Runs the connection on `shard`.
     pub(crate) fn spawn(
         tasks: &mut JoinSet<()>,
+        shard: &Handle,
         stream: TcpStream,
         peer: PeerKey,
         context: &Context,
     ) -> io::Result<Connection> {
         stream.set_nodelay(true)?;
-        socket2::SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT_KERNEL_BYTES)?;
-        let (reading, writing) = stream.into_split();
+        let socket = socket2::SockRef::from(&stream);
+        socket.set_tcp_notsent_lowat(UNSENT_KERNEL_BYTES)?;
+        socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED_MAX))?;
+        let stream = stream.into_std()?;
         let (to_writer, parcels) = mpsc::channel(WRITER_QUEUE);
-        let reader = Reader { half: reading, peer, decoder: context.decoder, inputs: context.inputs.clone() };
-        let writer = Writer {
-            half: writing,
-            peer,
-            parcels,
-            store: context.store.clone(),
-            inputs: context.inputs.clone(),
-            buffer: Vec::new(),
-            blocks: VecDeque::new(),
-        };
-        Ok(Connection { to_writer, tasks: [tasks.spawn(reader.run()), tasks.spawn(writer.run())] })
+        let task = tasks.spawn_on(run(stream, peer, context.clone(), parcels), shard);
+        Ok(Connection { to_writer, task })
     }
 
     /// Hands a parcel to the writer; false if it is overrun or gone.
@@ -84,58 +83,63 @@ impl Connection {
         self.to_writer.try_send(parcel).is_ok()
     }
 
-    /// Ends both tasks, and with them the connection.
+    /// Ends the task, and with it the connection.
     pub(crate) fn abort(&self) {
-        self.tasks.iter().for_each(AbortHandle::abort);
+        self.task.abort();
     }
 }
 
-struct Reader {
-    half: OwnedReadHalf,
+async fn run(
+    stream: net::TcpStream,
     peer: PeerKey,
-    decoder: Decoder,
-    inputs: mpsc::Sender<Input>,
+    context: Context,
+    parcels: mpsc::Receiver<Vec<Outgoing>>,
+) {
+    let inputs = context.inputs.clone();
+    let end = match both_ways(stream, peer, context, parcels).await {
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => Input::Malformed { peer },
+        Ok(()) | Err(_) => Input::Gone { peer },
+    };
+    // A closed channel means that the driver is gone, and this task with it.
+    let _ = inputs.send(end).await;
 }
 
-impl Reader {
-    async fn run(mut self) {
-        let peer = self.peer;
-        let end = match self.read().await {
-            Ok(()) => Input::Gone { peer },
-            Err(error) if error.kind() == io::ErrorKind::InvalidData => Input::Malformed { peer },
-            Err(_) => Input::Gone { peer },
-        };
-        // A closed channel means that the driver is gone, and this task with it.
-        let _ = self.inputs.send(end).await;
+/// Until one direction ends.
+async fn both_ways(
+    stream: net::TcpStream,
+    peer: PeerKey,
+    context: Context,
+    parcels: mpsc::Receiver<Vec<Outgoing>>,
+) -> io::Result<()> {
+    // Here, because a socket belongs to the shard on which this is done.
+    let stream = TcpStream::from_std(stream)?;
+    let reader = Reader { stream: &stream, peer, context: &context };
+    let mut writer = Writer {
+        stream: &stream,
+        peer,
+        context: &context,
+        parcels,
+        messages: Vec::new(),
+        blocks: VecDeque::new(),
+    };
+    tokio::select! {
+        end = reader.read() => end,
+        end = writer.write() => end,
     }
+}
 
-    async fn read(&mut self) -> io::Result<()> {
-        let peer = self.peer;
-        let mut handshake = [0; HANDSHAKE_BYTES];
-        self.half.read_exact(&mut handshake).await?;
-        let handshake = Handshake::parse(&handshake).ok_or(io::ErrorKind::InvalidData)?;
-        self.give(Input::Greeted { peer, handshake }).await?;
-        let mut buffer = vec![0; READ_BYTES.max(2 * self.decoder.message_bytes_max())];
-        let mut filled = 0;
-        loop {
-            let room = buffer.get_mut(filled..).unwrap_or_default();
-            let read = self.half.read(room).await?;
-            if read == 0 {
-                return Ok(());
-            }
-            filled += read;
-            let mut start = 0;
-            loop {
-                let (used, messages) = cut(&self.decoder, buffer.get(start..filled).unwrap_or_default())?;
-                if messages.is_empty() {
-                    break;
-                }
-                start += used;
-                self.give(Input::Received { peer, messages }).await?;
-            }
-            buffer.copy_within(start..filled, 0);
-            filled -= start;
-        }
+impl Context {
+    /// `buffer_bytes_max` is the engine's bound on arriving pieces: that many bytes are kept in idle buffers until
+    /// the download is over.
+    pub(crate) fn new(
+        decoder: Decoder,
+        store: Arc<dyn PieceStore>,
+        buffer_bytes_max: u64,
+        inputs: mpsc::Sender<Input>,
+    ) -> Context {
+        let idle_blocks = usize::try_from(buffer_bytes_max).unwrap_or(usize::MAX) / BLOCK_BYTES as usize;
+        let blocks = Pool::new(BLOCK_BYTES as usize, idle_blocks);
+        Context { decoder, store, blocks, bursts: Pool::new(BURST_BYTES, IDLE_BURSTS_MAX), inputs }
     }
 
     async fn give(&self, input: Input) -> io::Result<()> {
@@ -143,45 +147,65 @@ impl Reader {
     }
 }
 
-/// The whole messages of `bytes`, at most [`READ_MESSAGES`], and how many bytes they took.
-fn cut(decoder: &Decoder, bytes: &[u8]) -> io::Result<(usize, Vec<Incoming>)> {
-    let mut messages = Vec::new();
-    let mut used = 0;
-    while messages.len() < READ_MESSAGES
-        && let Some(decoded) = decoder.decode(bytes.get(used..).unwrap_or_default()).map_err(invalid)?
-    {
-        used += decoded.used;
-        messages.push(match decoded.message {
-            Message::Piece(raw) => Incoming::Block { raw, data: decoded.data.to_vec() },
-            message => Incoming::Message(message),
-        });
-    }
-    Ok((used, messages))
-}
-
-fn invalid(error: swarm::wire::WireError) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, error)
-}
-
-struct Writer {
-    half: OwnedWriteHalf,
+struct Reader<'a> {
+    stream: &'a TcpStream,
     peer: PeerKey,
-    parcels: mpsc::Receiver<Vec<Outgoing>>,
-    store: Arc<dyn PieceStore>,
-    inputs: mpsc::Sender<Input>,
-    /// Encoded messages, then blocks: what is written next.
-    buffer: Vec<u8>,
-    /// Blocks that are still to be read. Messages overtake them.
-    blocks: VecDeque<Block>,
+    context: &'a Context,
 }
 
-impl Writer {
-    async fn run(mut self) {
-        if self.write().await.is_err() {
-            let _ = self.inputs.send(Input::Gone { peer: self.peer }).await;
+impl Reader<'_> {
+    async fn read(&self) -> io::Result<()> {
+        let peer = self.peer;
+        let handshake = Handshake::parse(&self.greeting().await?).ok_or(io::ErrorKind::InvalidData)?;
+        self.context.give(Input::Greeted { peer, handshake }).await?;
+        let mut intake = Intake::new(self.context.decoder, self.context.blocks.clone());
+        loop {
+            let messages =
+                intake.take().map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+            if !messages.is_empty() {
+                self.context.give(Input::Received { peer, messages }).await?;
+                continue;
+            }
+            match self.stream.try_read_vectored(&mut intake.room()) {
+                Ok(0) => return Ok(()),
+                Ok(read) => intake.filled(read),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    intake.rest();
+                    self.stream.readable().await?;
+                }
+                Err(error) => return Err(error),
+            }
         }
     }
 
+    async fn greeting(&self) -> io::Result<[u8; HANDSHAKE_BYTES]> {
+        let mut greeting = [0; HANDSHAKE_BYTES];
+        let mut filled = 0;
+        while filled < HANDSHAKE_BYTES {
+            self.stream.readable().await?;
+            match self.stream.try_read(greeting.get_mut(filled..).unwrap_or_default()) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(read) => filled += read,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(greeting)
+    }
+}
+
+struct Writer<'a> {
+    stream: &'a TcpStream,
+    peer: PeerKey,
+    context: &'a Context,
+    parcels: mpsc::Receiver<Vec<Outgoing>>,
+    /// Encoded messages: they are written next.
+    messages: Vec<u8>,
+    /// Blocks that are still to be sent. Messages overtake them.
+    blocks: VecDeque<Block>,
+}
+
+impl Writer<'_> {
     async fn write(&mut self) -> io::Result<()> {
         loop {
             if self.blocks.is_empty() {
@@ -191,60 +215,61 @@ impl Writer {
             while let Ok(parcel) = self.parcels.try_recv() {
                 self.sort(parcel);
             }
-            self.load().await?;
-            self.half.write_all(&self.buffer).await?;
-            let bytes = self.buffer.len() as u64;
-            self.buffer.clear();
-            let sent = self.inputs.send(Input::Sent { peer: self.peer, bytes }).await;
-            sent.map_err(|_| io::ErrorKind::BrokenPipe)?;
+            let bytes = self.messages.len();
+            let bytes = if self.blocks.is_empty() {
+                write_all(self.stream, &self.messages, &[]).await?;
+                bytes
+            } else {
+                let (buffer, burst) = self.load().await?;
+                let blocks = buffer.bytes().get(..burst.bytes).unwrap_or_default();
+                write_all(self.stream, &self.messages, blocks).await?;
+                bytes + burst.bytes
+            };
+            self.messages.clear();
+            self.context.give(Input::Sent { peer: self.peer, bytes: bytes as u64 }).await?;
         }
     }
 
     fn sort(&mut self, parcel: Vec<Outgoing>) {
         for outgoing in parcel {
             match outgoing {
-                Outgoing::Handshake(handshake) => self.buffer.extend(handshake.encode()),
-                Outgoing::Message(message) => message.encode(&mut self.buffer),
+                Outgoing::Handshake(handshake) => self.messages.extend(handshake.encode()),
+                Outgoing::Message(message) => message.encode(&mut self.messages),
                 Outgoing::Block(block) => self.blocks.push_back(block),
             }
         }
     }
 
-    /// Reads the next blocks behind the messages, on a thread that may block.
-    async fn load(&mut self) -> io::Result<()> {
-        let count = self.blocks.len().min(WRITE_BLOCKS);
-        if count == 0 {
-            return Ok(());
+    /// The next blocks as they go on the wire. What is not in the page cache is read on a thread that may block.
+    async fn load(&mut self) -> io::Result<(Buffer, Burst)> {
+        let mut buffer = self.context.bursts.take();
+        let burst = load_cached(self.context.store.as_ref(), &self.blocks, buffer.bytes_mut());
+        if burst.blocks > 0 {
+            self.blocks.drain(..burst.blocks);
+            return Ok((buffer, burst));
         }
-        let blocks: Vec<Block> = self.blocks.drain(..count).collect();
-        let (store, mut buffer) = (self.store.clone(), std::mem::take(&mut self.buffer));
+        let (store, blocks) = (self.context.store.clone(), std::mem::take(&mut self.blocks));
         let loaded = spawn_blocking(move || {
-            let unreadable: Vec<_> = blocks
-                .into_iter()
-                .filter_map(|block| append(store.as_ref(), block, &mut buffer).err())
-                .collect();
-            (buffer, unreadable)
+            let burst = load(store.as_ref(), &blocks, buffer.bytes_mut());
+            (buffer, blocks, burst)
         });
-        let (buffer, unreadable) = loaded.await.map_err(io::Error::other)?;
-        self.buffer = buffer;
-        for (block, error) in unreadable {
-            tracing::warn!(piece = block.piece().get(), %error, "a verified block can not be read");
-            let unreadable = Input::Unreadable { peer: self.peer, block };
-            self.inputs.send(unreadable).await.map_err(|_| io::ErrorKind::BrokenPipe)?;
-        }
-        Ok(())
+        let (buffer, blocks, burst) = loaded.await.map_err(io::Error::other)?;
+        self.blocks = blocks;
+        let burst = match burst {
+            Ok(burst) => burst,
+            Err(error) => {
+                self.unreadable(error).await?;
+                Burst::default()
+            }
+        };
+        self.blocks.drain(..burst.blocks);
+        Ok((buffer, burst))
     }
-}
 
-/// Appends a whole `Piece` message; on an error the buffer is as before.
-fn append(store: &dyn PieceStore, block: Block, buffer: &mut Vec<u8>) -> Result<(), (Block, io::Error)> {
-    let before = buffer.len();
-    Message::Piece(block.into()).encode(buffer);
-    let head = buffer.len();
-    buffer.resize(head + block.bytes() as usize, 0);
-    let room = buffer.get_mut(head..).unwrap_or_default();
-    store.read_block(block.piece().get(), block.begin(), room).map_err(|error| {
-        buffer.truncate(before);
-        (block, error)
-    })
+    /// The first block is given up.
+    async fn unreadable(&mut self, error: io::Error) -> io::Result<()> {
+        let Some(block) = self.blocks.pop_front() else { return Ok(()) };
+        tracing::warn!(piece = block.piece().get(), %error, "a verified block can not be read");
+        self.context.give(Input::Unreadable { peer: self.peer, block }).await
+    }
 }

@@ -2,15 +2,18 @@
 //! [`Action`]. Nothing here is shared with another task, so nothing is locked.
 
 use crate::announce::announce;
+use crate::buffers::Buffer;
 use crate::checker::{Checker, Job};
 use crate::clock::Clock;
 use crate::config::{PeerEvent, PeerStats};
-use crate::connection::{Connection, Context, Incoming, Outgoing};
+use crate::connection::{Connection, Context, Outgoing};
 use crate::http::{self, Url};
+use crate::intake::Incoming;
+use crate::shards::Shards;
 use crate::web_seed::WebSeed;
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{self, IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 use swarm::tracker::{AnnounceReply, AnnounceRequest};
@@ -20,11 +23,12 @@ use swarm::{
     PeerKey, PieceIndex, Side, Swarm,
 };
 use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, sleep_until, timeout};
 
-/// Inputs that wait for the loop; each may carry up to 256 KiB of blocks.
+/// Inputs that wait for the loop; each may carry up to nine blocks, so all of them 9 MiB.
 pub(crate) const INPUTS: usize = 64;
 
 /// Inputs handled before the engine's wishes are fulfilled, so that those for one peer leave together.
@@ -71,6 +75,9 @@ pub(crate) struct Parts {
     pub(crate) context: Context,
     pub(crate) inputs: mpsc::Receiver<Input>,
     pub(crate) checker: Checker,
+    pub(crate) shards: Shards,
+    /// Where the web seed's fetches run: they are others' code.
+    pub(crate) outside: Handle,
     pub(crate) announce_url: Option<Url>,
     pub(crate) web_seed: Option<Arc<dyn WebSeed>>,
     pub(crate) events: mpsc::Sender<PeerEvent>,
@@ -82,8 +89,8 @@ pub(crate) struct Driver {
     tasks: JoinSet<()>,
     connections: BTreeMap<PeerKey, Connection>,
     outbox: BTreeMap<PeerKey, Vec<Outgoing>>,
-    /// Blocks of arriving pieces, by number.
-    blocks: BTreeMap<PieceIndex, BTreeMap<u32, Vec<u8>>>,
+    /// Blocks of arriving pieces and their lengths, by number.
+    blocks: BTreeMap<PieceIndex, BTreeMap<u32, (Buffer, usize)>>,
     store_error: Option<io::Error>,
     /// Why the last announce and the last fetch failed.
     tracker_error: Option<String>,
@@ -107,7 +114,7 @@ impl Driver {
     }
 
     /// Runs until `stop` is sent to or dropped. Then all connections end.
-    pub(crate) async fn run(mut self, mut stop: oneshot::Receiver<()>, listener: TcpListener) {
+    pub(crate) async fn run(mut self, mut stop: oneshot::Receiver<()>, listener: net::TcpListener) {
         let inputs = self.parts.context.inputs.clone();
         self.tasks.spawn(accept(listener, inputs));
         loop {
@@ -173,7 +180,8 @@ impl Driver {
                 let arrived = result.is_ok();
                 self.web_seed_error = result.as_ref().err().cloned();
                 if let Ok(bytes) = result {
-                    self.blocks.insert(piece, BTreeMap::from([(0, bytes)]));
+                    let length = bytes.len();
+                    self.blocks.insert(piece, BTreeMap::from([(0, (bytes.into(), length))]));
                 }
                 self.parts.engine.handle_fetched(now, piece, arrived);
             }
@@ -194,7 +202,8 @@ impl Driver {
                 return;
             }
         };
-        match Connection::spawn(&mut self.tasks, stream, peer, &self.parts.context) {
+        let shard = self.parts.shards.pick();
+        match Connection::spawn(&mut self.tasks, &shard, stream, peer, &self.parts.context) {
             Ok(connection) => {
                 self.connections.insert(peer, connection);
             }
@@ -210,10 +219,12 @@ impl Driver {
             self.fulfil_all();
             match incoming {
                 Incoming::Message(message) => self.parts.engine.handle_message(now, peer, message),
-                Incoming::Block { raw, data } => {
-                    if let BlockVerdict::Keep(block) = self.parts.engine.handle_block(now, peer, raw) {
+                Incoming::Block(arrived) => {
+                    if let BlockVerdict::Keep(block) = self.parts.engine.handle_block(now, peer, arrived.raw)
+                    {
                         let number = block.begin() / BLOCK_BYTES;
-                        self.blocks.entry(block.piece()).or_default().insert(number, data);
+                        let kept = (arrived.into_buffer(), block.bytes() as usize);
+                        self.blocks.entry(block.piece()).or_default().insert(number, kept);
                     }
                     // The block that completes its piece must be at hand before the engine's wish is read,
                     // and it is: wishes are read after this.
@@ -226,10 +237,10 @@ impl Driver {
     fn act(&mut self) {
         self.fulfil_all();
         for (peer, parcel) in std::mem::take(&mut self.outbox) {
-            let sent = self.connections.get(&peer).is_some_and(|connection| connection.send(parcel));
-            if !sent {
+            let Some(connection) = self.connections.get(&peer) else { continue };
+            if !connection.send(parcel) {
                 self.hang_up(peer);
-                self.parts.engine.handle_disconnected(self.parts.clock.now(), peer);
+                self.parts.engine.handle_overrun(self.parts.clock.now(), peer);
             }
         }
     }
@@ -286,7 +297,7 @@ impl Driver {
         let bytes = u64::from(self.parts.geometry.bytes_of(piece));
         let fetch = web_seed.fetch(self.parts.geometry.offset(piece), bytes);
         let inputs = self.parts.context.inputs.clone();
-        self.tasks.spawn(async move {
+        let fetching = async move {
             let result = match fetch.await {
                 Ok(fetched) if fetched.len() as u64 == bytes => Ok(fetched),
                 Ok(fetched) => Err(format!("{} bytes came instead of {bytes}", fetched.len())),
@@ -296,7 +307,8 @@ impl Driver {
                 }
             };
             let _ = inputs.send(Input::Fetched { piece, result }).await;
-        });
+        };
+        self.tasks.spawn_on(fetching, &self.parts.outside);
     }
 
     fn request(&self, event: AnnounceEvent, left: u64) -> AnnounceRequest {
@@ -345,6 +357,7 @@ impl Driver {
         let event = match event {
             Event::PieceVerified(piece) => PeerEvent::PieceVerified(piece.get()),
             Event::Complete => {
+                self.parts.context.blocks.release();
                 self.stats_due = Moment::ZERO;
                 self.publish(self.parts.clock.now());
                 PeerEvent::Complete
@@ -390,7 +403,11 @@ impl Driver {
     }
 }
 
-async fn accept(listener: TcpListener, inputs: mpsc::Sender<Input>) {
+async fn accept(listener: net::TcpListener, inputs: mpsc::Sender<Input>) {
+    let listener = match TcpListener::from_std(listener) {
+        Ok(listener) => listener,
+        Err(error) => return tracing::error!(%error, "no peer can be accepted"),
+    };
     loop {
         match listener.accept().await {
             Ok((stream, address)) => {

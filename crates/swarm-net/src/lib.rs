@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod announce;
+mod buffers;
 mod checker;
 mod clock;
 mod config;
@@ -13,7 +14,10 @@ mod connection;
 mod driver;
 mod hashing;
 mod http;
+mod intake;
+mod outlet;
 mod peer;
+mod shards;
 mod stats_json;
 mod store;
 mod transfer;
@@ -24,7 +28,7 @@ pub use config::{PeerConfig, PeerEvent, PeerStats, PieceHashes, StartError};
 pub use hashing::{piece_hashes, verified_pieces};
 pub use http::{HttpError, http_get};
 pub use peer::Peer;
-pub use store::{FileStore, MemoryStore, PieceStore};
+pub use store::{FileStore, MemoryStore, PieceStore, write_parts_at};
 pub use transfer::{Progress, Transfer, TransferError, fetch_to_file, seed_file};
 pub use web_seed::{HttpWebSeed, WebSeed};
 

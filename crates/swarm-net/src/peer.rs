@@ -6,33 +6,35 @@ use crate::config::{PeerConfig, PeerEvent, PeerStats, PieceHashes, StartError};
 use crate::connection::Context;
 use crate::driver::{Driver, INPUTS, Parts};
 use crate::http::Url;
+use crate::shards::{Shards, start_thread};
+use socket2::{Domain, Socket, Type};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use swarm::wire::{Decoder, PeerId};
 use swarm::{Chance, Geometry, Swarm, SwarmConfig};
-use tokio::net::{TcpListener, TcpSocket};
+use tokio::runtime::{Handle, Runtime};
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::JoinHandle;
 
 /// Connections that wait to be accepted: a flash crowd of a thousand nodes.
-const BACKLOG: u32 = 1024;
+const BACKLOG: i32 = 1024;
 
 /// Room for events beside one per piece.
 const EVENTS: usize = 1024;
 
-/// A running peer. Dropping it ends its connections; [`Peer::shutdown`] also tells the tracker.
+/// A running peer. Dropping it ends its connections a moment later; [`Peer::shutdown`] also tells the tracker.
 #[derive(Debug)]
 pub struct Peer {
     local: SocketAddr,
     events: Option<mpsc::Receiver<PeerEvent>>,
     stats: watch::Receiver<PeerStats>,
     stop: Option<oneshot::Sender<()>>,
-    driver: JoinHandle<()>,
+    /// Its sender is dropped when the driver has ended.
+    ended: oneshot::Receiver<()>,
 }
 
 impl Peer {
-    /// Starts a peer on the current tokio runtime, which needs its network and time drivers. Hashing runs on
-    /// threads of its own. When this returns, the peer listens.
+    /// Starts a peer. Engine, connections and hashing run on threads of their own; fetches of the web seed on the
+    /// current tokio runtime. When this returns, the peer listens.
     pub async fn start(config: PeerConfig) -> Result<Peer, StartError> {
         let geometry = config.metainfo.geometry()?;
         check_hashes(&config)?;
@@ -52,23 +54,35 @@ impl Peer {
         let (events_in, events) = mpsc::channel(geometry.pieces() as usize + EVENTS);
         let (stats_in, stats) = watch::channel(PeerStats::default());
         let (stop, stopped) = oneshot::channel();
-        let driver = Driver::new(Parts {
+        let (running, ended) = oneshot::channel::<()>();
+        let parts = Parts {
             engine,
             clock,
             geometry,
             info_hash: config.metainfo.info_hash,
             peer_id,
             local,
-            context: Context { decoder: Decoder::new(geometry.pieces()), store: config.store, inputs: input },
+            context: Context::new(
+                Decoder::new(geometry.pieces()),
+                config.store,
+                config.limits.buffer_bytes_max,
+                input,
+            ),
             inputs,
             checker,
+            shards: Shards::start(config.network_threads).map_err(StartError::System)?,
+            outside: Handle::current(),
             announce_url,
             web_seed: config.web_seed,
             events: events_in,
             stats: stats_in,
-        });
-        let driver = tokio::spawn(driver.run(stopped, listener));
-        Ok(Peer { local, events: Some(events), stats, stop: Some(stop), driver })
+        };
+        let body = move |runtime: &Runtime| {
+            runtime.block_on(Driver::new(parts).run(stopped, listener));
+            drop(running);
+        };
+        start_thread(0, body).map_err(StartError::System)?;
+        Ok(Peer { local, events: Some(events), stats, stop: Some(stop), ended })
     }
 
     /// Where this peer accepts others.
@@ -93,14 +107,8 @@ impl Peer {
             // An error means that the driver has ended already.
             let _ = stop.send(());
         }
-        let _ = (&mut self.driver).await;
+        let _ = (&mut self.ended).await;
         self.stats()
-    }
-}
-
-impl Drop for Peer {
-    fn drop(&mut self) {
-        self.driver.abort();
     }
 }
 
@@ -115,11 +123,13 @@ fn check_hashes(config: &PeerConfig) -> Result<(), StartError> {
 }
 
 fn listen(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
     // A server that was killed must get its port back at once.
-    socket.set_reuseaddr(true)?;
-    socket.bind(address)?;
-    socket.listen(BACKLOG)
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
 }
 
 fn peer_id(chance: &mut Chance) -> PeerId {

@@ -160,6 +160,12 @@ impl Swarm {
         }
     }
 
+    /// More waits to be sent to the peer than the driver keeps; drops it as a slow reader.
+    pub fn handle_overrun(&mut self, now: Moment, peer: PeerKey) {
+        self.advance(now);
+        self.close(peer, CloseReason::SlowReader);
+    }
+
     /// What the peer sent is no BitTorrent; drops it.
     pub fn handle_malformed(&mut self, now: Moment, peer: PeerKey) {
         self.advance(now);

@@ -9,6 +9,9 @@ use crate::metainfo::InfoHash;
 /// Length of a handshake in bytes.
 pub const HANDSHAKE_BYTES: usize = 68;
 
+/// Length of what stands before a block's bytes: length prefix, kind, piece, begin.
+pub const BLOCK_HEAD_BYTES: usize = 13;
+
 /// Largest extended message (BEP 10) taken: 64 KiB.
 pub const EXTENDED_BYTES_MAX: usize = 64 * 1024;
 
@@ -213,6 +216,19 @@ impl Decoder {
         };
         Ok((message, Default::default()))
     }
+}
+
+/// Reads what stands before a block's bytes, for who lets these go straight to their place; `None` if it is
+/// the start of another message, an error if no block is that long.
+pub fn block_head(head: &[u8; BLOCK_HEAD_BYTES]) -> Result<Option<RawBlock>, WireError> {
+    let [a, b, c, d, id, ..] = *head;
+    if id != 7 {
+        return Ok(None);
+    }
+    let bytes = (u32::from_be_bytes([a, b, c, d]) as usize).saturating_sub(1);
+    let len = u32::try_from(bytes).ok().and_then(|bytes| bytes.checked_sub(8));
+    let len = len.filter(|&len| len > 0 && len <= BLOCK_BYTES).ok_or(WireError::BadLength { id, bytes })?;
+    Ok(Some(RawBlock { piece: u32_at(head, 5), begin: u32_at(head, 9), len }))
 }
 
 impl Message {
