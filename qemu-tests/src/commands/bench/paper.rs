@@ -31,7 +31,7 @@ pub(super) fn paper(choice: &Choice) -> Result<()> {
             image_tools: programs.image_tools.clone(),
             options: OursOptions { mirror: true, ..OursOptions::default() },
         };
-        let note = "nodes verify and discard; HAVEs of all nodes in the run";
+        let note = "nodes verify and discard";
         Entry { note, ..Entry::new(Box::new(ours), Shape::new(nodes, rate), mib) }
     };
     let entries: Vec<Entry> = rates.into_iter().map(entry).collect();

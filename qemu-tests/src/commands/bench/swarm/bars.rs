@@ -75,3 +75,43 @@ fn push(bars: &mut Vec<Bar>, name: String, value: Option<f64>, limit: f64) {
         bars.push(Bar { name: name.into(), value, limit, holds: value <= limit, is_time: true });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bed::peers::Aria2;
+    use bed::{Mbit, Shape};
+
+    use super::*;
+    use crate::commands::bench::swarm::cases::Entry;
+    use crate::commands::bench::swarm::sample::Sample;
+
+    fn row(label: &str, last_s: f64, completed: usize) -> Row {
+        let mut entry = Entry::new(Box::new(Aria2), Shape::new(8, Some(Mbit(100.0))), 596);
+        entry.label = label.to_owned();
+        let mut row = Row::new("n8", &entry);
+        let first_s = last_s - 1.0;
+        row.samples.push(Sample {
+            last_s,
+            first_s,
+            copies: 1.1,
+            completed,
+            expected: 8,
+            ..Sample::default()
+        });
+        row
+    }
+
+    #[test]
+    fn a_peer_that_left_a_node_behind_is_not_the_one_to_beat() {
+        let rows = [row("ours", 54.0, 8), row("udpcast", 53.0, 7), row("aria2", 66.0, 8)];
+        let bars = bars(&rows);
+        let ahead = bars.iter().find(|bar| bar.name.contains("aria2")).unwrap();
+        assert!(ahead.holds && bars.iter().all(|bar| bar.holds), "{bars:?}");
+    }
+
+    #[test]
+    fn a_missing_node_of_ours_is_a_bar_that_does_not_hold() {
+        let bars = bars(&[row("ours", 54.0, 7)]);
+        assert!(bars.iter().any(|bar| !bar.holds && bar.name.contains("did not complete")), "{bars:?}");
+    }
+}

@@ -183,6 +183,15 @@ impl Row {
         self.over_complete(|sample| (sample.last_s - sample.first_s) / sample.last_s.max(f64::MIN_POSITIVE))
     }
 
+    /// HAVE messages that a node sent per second, on average.
+    #[expect(clippy::cast_precision_loss, reason = "counts below 2^53")]
+    pub(crate) fn haves_per_node_s(&self) -> Option<Spread> {
+        let nodes = self.shape.nodes.max(1) as f64;
+        let counted = self.samples.iter().filter(|sample| sample.is_complete());
+        let rate = |sample: &Sample| Some(sample.have_messages? as f64 / nodes / sample.last_s);
+        spread(counted.filter_map(rate).collect())
+    }
+
     /// Whether in every race every node that should complete did.
     pub(crate) fn is_complete(&self) -> bool {
         self.samples.iter().chain(&self.disturbed).all(Sample::is_complete)
@@ -206,6 +215,7 @@ impl Row {
             "bound_s": self.bound_s(), "note": self.note,
             "last_s": figure(self.last_s()), "ratio": figure(self.ratio()),
             "spread": figure(self.apart()), "copies": figure(self.over(|sample| sample.copies)),
+            "haves_per_node_s": figure(self.haves_per_node_s()),
             "completed": self.completed().0, "expected": self.completed().1,
             "runs": samples(&self.samples), "disturbed_runs": samples(&self.disturbed),
         })

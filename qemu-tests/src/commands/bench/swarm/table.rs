@@ -44,7 +44,7 @@ pub(super) fn print(report: &Report) -> Result<()> {
         "  clock: from go, all loaded, until the last node has every byte; every file compared afterwards"
     );
     println!(
-        "  {:<11} {:<14} {:>3} {:>4} {:>6} {:>5}  {:<20} {:<19} {:>6} {:>6} {:>8} {:>6} {:>9}  complete",
+        "  {:<11} {:<14} {:>3} {:>4} {:>6} {:>5}  {:<20} {:<19} {:>6} {:>6} {:>6} {:>6} {:>9}  complete",
         "case",
         "peer",
         "N",
@@ -55,7 +55,7 @@ pub(super) fn print(report: &Report) -> Result<()> {
         "x S/B (range)",
         "apart",
         "copies",
-        "HAVEs",
+        "HAVE/s",
         "CPU/GB",
         "stall",
     );
@@ -78,8 +78,7 @@ fn cells(row: &Row) -> String {
     };
     let rate = row.shape.rate.map_or_else(|| "-".to_owned(), |rate| rate.to_string());
     let apart = row.apart().map_or_else(|| "-".to_owned(), |it| format!("{:.1} %", it.median * 100.0));
-    let haves = row.samples.iter().filter_map(|sample| sample.have_messages).max();
-    let haves = haves.map_or_else(|| "-".to_owned(), |count| count.to_string());
+    let haves = number(row.haves_per_node_s().map(|it| it.median), 1);
     let stall = match (middle(|sample| sample.some_stall), middle(|sample| sample.full_stall)) {
         (Some(some), Some(full)) => format!("{some:.2}/{full:.2}"),
         _ => "-".to_owned(),
@@ -95,7 +94,7 @@ fn cells(row: &Row) -> String {
     let note = if row.note.is_empty() { String::new() } else { format!(" ({})", row.note) };
     let loss = format!("{} %", row.shape.loss_percent);
     format!(
-        "{:<11} {:<14} {:>3} {:>4} {rate:>6} {loss:>5}  {:<20} {:<19} {apart:>6} {:>6} {haves:>8} {:>6} {stall:>9}  \
+        "{:<11} {:<14} {:>3} {:>4} {rate:>6} {loss:>5}  {:<20} {:<19} {apart:>6} {:>6} {haves:>6} {:>6} {stall:>9}  \
          {completed}/{expected}{harmed}{void}{note}",
         row.case,
         row.label,
