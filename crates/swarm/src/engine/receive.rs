@@ -52,7 +52,12 @@ impl Swarm {
                 None => self.close(peer, CloseReason::Malformed),
             },
             Message::HaveAll => self.learn(peer, self.config.geometry.all()),
-            Message::HaveNone => self.learn_map(peer, &PieceSet::empty(self.config.geometry.pieces())),
+            // BEP 6: nothing may come before it. Taken in mid-stream it would be five bytes that cost us a look at
+            // every piece, as often as the peer likes.
+            Message::HaveNone if self.active(peer).is_some_and(|active| active.have.count() > 0) => {
+                self.close(peer, CloseReason::Malformed);
+            }
+            Message::HaveNone => {}
             Message::Request(raw) => self.requested(peer, raw),
             Message::Cancel(raw) => self.cancelled(peer, raw),
             Message::Reject(raw) => self.rejected(peer, raw),
@@ -199,7 +204,10 @@ impl Swarm {
     /// The peer has these pieces, in addition to what we know.
     pub(super) fn learn(&mut self, peer: PeerKey, pieces: impl IntoIterator<Item = PieceIndex>) {
         let mut learned = false;
-        for piece in pieces {
+        let Some(active) = self.active(peer) else { return };
+        // A few bytes can name every piece, again and again: what is known already must cost next to nothing.
+        let new: Vec<PieceIndex> = pieces.into_iter().filter(|piece| !active.have.has(*piece)).collect();
+        for piece in new {
             let verified = self.pieces.verified().has(piece);
             let Some(active) = self.active_mut(peer) else { return };
             if active.have.insert(piece.get()) {
