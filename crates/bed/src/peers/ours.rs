@@ -22,6 +22,8 @@ pub struct OursOptions {
     pub mirror: bool,
     /// HAVE policy; `None`: the default.
     pub have: Option<String>,
+    /// Length of a piece; `None`: the default.
+    pub piece_bytes: Option<u32>,
     /// Name in tables, where it is not `ours`.
     pub name: Option<&'static str>,
 }
@@ -48,6 +50,10 @@ impl Contestant for Ours {
         let launch = Launch::new(Place::Server, [&self.pxe_server]).and(["seed"]).and([&field.source.path]);
         let launch =
             launch.and(["--http", &http, "--peers", &peers, "--json", "--secret-file"]).and([secret]);
+        let launch = match self.options.piece_bytes {
+            Some(bytes) => launch.and(["--piece-bytes", &bytes.to_string()]),
+            None => launch,
+        };
         Ok(vec![self.with_policy(launch).ready(Ready::Says)])
     }
 

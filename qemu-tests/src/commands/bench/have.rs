@@ -2,6 +2,7 @@
 //!
 //! Never compares runs of different seeds: each seed is run with every policy, and ratios are taken per seed.
 
+mod races;
 mod rows;
 
 use std::time::Duration;
@@ -66,6 +67,16 @@ impl Contender {
         }
     }
 
+    /// As the programs' `--have` takes it.
+    fn option(self) -> String {
+        match self.policy() {
+            HavePolicy::Bep3 => "bep3".into(),
+            HavePolicy::Suppress => "suppress".into(),
+            HavePolicy::Fixed(delay) => format!("fixed:{}", delay.as_millis()),
+            HavePolicy::Adaptive => "adaptive".into(),
+        }
+    }
+
     const fn policy(self) -> HavePolicy {
         match self {
             Self::Bep3AllPeers | Self::Bep3 => HavePolicy::Bep3,
@@ -124,5 +135,11 @@ pub(super) fn have(quick: bool, as_json: bool) -> Result<()> {
     let limited_by = format!(
         "links of 100 Mbit/s or 1 Gbit/s, degree {DEGREE}, medians of {seeds} seeds; messages of bep3 with all peers: measured at 32 nodes, above pieces x nodes x (nodes - 1); left out: {left_out}"
     );
-    print_columns("have", as_json, &rows::COLUMNS, &results.rows(), &limited_by, &results.bars())
+    let (mut rows, mut bars) = (results.rows(), results.bars());
+    if !quick {
+        let races = races::races(as_json)?;
+        bars.extend(rows::bars_of_races(&races));
+        rows.extend(races);
+    }
+    print_columns("have", as_json, &rows::COLUMNS, &rows, &limited_by, &bars)
 }

@@ -17,7 +17,8 @@ const DIFFUSION_MAX: f64 = 1.05;
 const LAST_MAX: f64 = 1.01;
 
 /// What the table shows, in this order.
-pub(super) const COLUMNS: [&str; 16] = [
+pub(super) const COLUMNS: [&str; 17] = [
+    "where",
     "nodes",
     "mbit",
     "image_mib",
@@ -106,6 +107,7 @@ impl<'a> Results<'a> {
         let bound_s = (case.mib << 20) as f64 / link(case.mbit).ingress_bytes_s as f64;
         let same_degree = self.find(case, Contender::Bep3).map_or(f64::NAN, Group::messages);
         json!({
+            "where": "simulator",
             "nodes": case.nodes,
             "mbit": case.mbit,
             "image_mib": case.mib,
@@ -163,4 +165,20 @@ impl<'a> Results<'a> {
         };
         values.into_iter().map(bar).collect()
     }
+}
+
+/// What the races with the real programs must hold.
+pub(super) fn bars_of_races(rows: &[Value]) -> Vec<Bar> {
+    let adaptive =
+        rows.iter().find(|row| row.get("have").is_some_and(|name| name == Contender::Adaptive.name()));
+    let bars = [
+        ("namespaces: messages of bep3 with all peers", "of_all_peers", OF_ALL_PEERS_MAX),
+        ("namespaces: messages of bep3 at the same degree", "of_same_degree", OF_SAME_DEGREE_MAX),
+    ];
+    bars.into_iter()
+        .map(|(name, key, limit)| {
+            let value = adaptive.and_then(|row| row.get(key)?.as_f64()).unwrap_or(f64::NAN);
+            Bar { name: name.into(), value, limit, holds: value <= limit, is_time: false }
+        })
+        .collect()
 }

@@ -51,6 +51,17 @@ impl Turns {
 
     /// Holds all races and prints the result; interrupted, it prints what there is.
     pub(crate) fn take(self, cases: &[Case], runs: usize) -> Result<()> {
+        self.hold_all(cases, runs)?;
+        self.lock(|report| table::print(report))
+    }
+
+    /// Holds all races and gives their rows; interrupted, it prints what there is.
+    pub(crate) fn rows(self, cases: &[Case], runs: usize) -> Result<Vec<Row>> {
+        self.hold_all(cases, runs)?;
+        Ok(self.lock(|report| std::mem::take(&mut report.rows)))
+    }
+
+    fn hold_all(&self, cases: &[Case], runs: usize) -> Result<()> {
         let about_s: f64 =
             cases.iter().flat_map(|case| &case.entries).map(|it| it.expected_s() + BESIDE_S).sum();
         #[expect(clippy::cast_precision_loss, reason = "a handful of runs")]
@@ -64,10 +75,7 @@ impl Turns {
             let _ = table::print(&report);
             bed::sweep_own();
         });
-        for case in cases {
-            self.hold(case, runs)?;
-        }
-        self.lock(|report| table::print(report))
+        cases.iter().try_for_each(|case| self.hold(case, runs))
     }
 
     fn hold(&self, case: &Case, runs: usize) -> Result<()> {
