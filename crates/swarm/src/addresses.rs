@@ -40,6 +40,8 @@ struct Entry {
 #[derive(Debug, Default)]
 pub(crate) struct AddressBook {
     entries: BTreeMap<SocketAddr, Entry>,
+    /// When the first of those that wait is due: it is asked for after every message.
+    next: Option<Moment>,
 }
 
 impl AddressBook {
@@ -50,6 +52,7 @@ impl AddressBook {
         }
         let fresh = Entry { contact: Contact::Waiting(now), failures: 0, first };
         self.entries.entry(address).or_insert(fresh).first |= first;
+        self.find_next();
     }
 
     /// The next address that is due, in random order; it counts as busy from now on.
@@ -63,15 +66,21 @@ impl AddressBook {
         let chosen = chance.below(due.len());
         let (address, entry) = due.into_iter().nth(chosen)?;
         entry.contact = Contact::Busy;
-        Some(*address)
+        let address = *address;
+        self.find_next();
+        Some(address)
     }
 
     pub(crate) fn next_due(&self) -> Option<Moment> {
+        self.next
+    }
+
+    fn find_next(&mut self) {
         let waiting = self.entries.values().filter_map(|entry| match entry.contact {
             Contact::Waiting(until) => Some(until),
             Contact::Busy | Contact::Never => None,
         });
-        waiting.min()
+        self.next = waiting.min();
     }
 
     /// A connection to or from the address works.
@@ -79,6 +88,7 @@ impl AddressBook {
         if let Some(entry) = self.entries.get_mut(&address).filter(|entry| entry.contact != Contact::Never) {
             entry.contact = Contact::Busy;
             entry.failures = 0;
+            self.find_next();
         }
     }
 
@@ -91,13 +101,14 @@ impl AddressBook {
         entry.failures += 1;
         if entry.failures > FAILURES_MAX && !entry.first {
             self.entries.remove(&address);
-            return;
+            return self.find_next();
         }
         let doubled = RETRY_MIN.saturating_mul(1 << entry.failures.min(8).saturating_sub(1));
         let wait = doubled.min(RETRY_MAX);
         // Up to a quarter more, so that a whole cluster doesn't knock in step.
         let spread = wait / 64 * u32::try_from(chance.below(16)).unwrap_or(0);
         entry.contact = Contact::Waiting(now.plus(wait + spread));
+        self.find_next();
     }
 
     /// Never try this address again: it is ourselves, or a banned peer's.
@@ -105,6 +116,7 @@ impl AddressBook {
         let entry = Entry { contact: Contact::Never, failures: 0, first: false };
         if self.entries.len() < ADDRESSES_MAX || self.entries.contains_key(&address) {
             self.entries.insert(address, entry);
+            self.find_next();
         }
     }
 }

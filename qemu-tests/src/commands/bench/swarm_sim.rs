@@ -50,8 +50,8 @@ struct Case {
 
 /// Always more than 1,000 pieces.
 const CASES: [Case; 4] = [
-    Case { nodes: 10_000, mib: 256, piece_kib: 256, coarser: 4 },
-    Case { nodes: 1000, mib: 596, piece_kib: 512, coarser: 4 },
+    Case { nodes: 10_000, mib: 256, piece_kib: 256, coarser: 8 },
+    Case { nodes: 1000, mib: 596, piece_kib: 512, coarser: 8 },
     Case { nodes: 128, mib: 596, piece_kib: 512, coarser: 1 },
     Case { nodes: 32, mib: 596, piece_kib: 512, coarser: 1 },
 ];
