@@ -20,6 +20,11 @@ const ROUND_TRIP_MAX: Duration = Duration::from_millis(100);
 
 const REQUESTS_MIN: usize = 2;
 
+/// The same for stock peers. QUIRK(transmission): it serves every 500 ms what is queued by then, so with less time
+/// than that its rate, and with it the queue, would never grow; libtorrent asks for 3 s.
+const STOCK_REQUEST_AHEAD: Duration = Duration::from_secs(1);
+const STOCK_REQUESTS_MIN: usize = 16;
+
 /// A peer that gives nothing for this long gives its requests back. A server that serves four of 32 nodes at
 /// a time over 25 Mbit/s keeps the last one waiting for 6 s.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -47,10 +52,13 @@ impl Active {
         if self.snubbed {
             return 1;
         }
-        let ahead = self.round_trip + REQUEST_AHEAD;
+        let (ahead, least) = match self.es_have {
+            Some(_) => (self.round_trip + REQUEST_AHEAD, REQUESTS_MIN),
+            None => (STOCK_REQUEST_AHEAD, STOCK_REQUESTS_MIN),
+        };
         let bytes = u128::from(self.download_rate.per_second(now)) * ahead.as_micros() / 1_000_000;
         let blocks = usize::try_from(bytes / u128::from(BLOCK_BYTES)).unwrap_or(usize::MAX);
-        blocks.saturating_add(REQUESTS_MIN).min(self.request_limit)
+        blocks.saturating_add(least).min(self.request_limit)
     }
 
     pub(super) fn may_ask(&self, now: Moment) -> bool {
