@@ -20,7 +20,6 @@ mod peer;
 mod shards;
 mod stats_json;
 mod store;
-mod transfer;
 mod web_seed;
 
 pub use clock::Clock;
@@ -29,7 +28,6 @@ pub use hashing::{piece_hashes, verified_pieces};
 pub use http::{HttpError, http_get};
 pub use peer::Peer;
 pub use store::{FileStore, MemoryStore, PieceStore, write_parts_at};
-pub use transfer::{Progress, Transfer, TransferError, fetch_to_file, seed_file};
 pub use web_seed::{HttpWebSeed, WebSeed};
 
 pub use swarm::tracker::{Admission, AnnounceReply, AnnounceRequest, Racks, Tracker, TrackerConfig};

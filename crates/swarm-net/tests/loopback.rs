@@ -4,17 +4,14 @@
 #[allow(dead_code)] // shared with other test crates, which use other parts of it
 mod common;
 
-use common::{Image, Leecher, SECRET, image, leecher_config, loopback, seed_config, start, start_leecher};
+use common::{Leecher, image, leecher_config, seed_config, start, start_leecher};
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use swarm_net::{
-    MemoryStore, Peer, PeerConfig, PeerEvent, PieceHashes, PieceSet, PieceStore, Transfer, TransferError,
-    WebSeed, fetch_to_file, seed_file,
-};
+use swarm_net::{MemoryStore, Peer, PeerConfig, PeerEvent, PieceHashes, PieceSet, PieceStore, WebSeed};
 use tokio::time::sleep;
 
 const MIB: usize = 1024 * 1024;
@@ -192,42 +189,6 @@ async fn a_node_that_reaches_no_peer_gets_all_from_the_web_seed() {
     let mut alone = start(PeerConfig { web_seed: Some(web_seed), ..config }, store).await;
     alone.completes(&image).await;
     assert_eq!(alone.peer.stats().web_seed_bytes, image.bytes.len() as u64);
-}
-
-fn transfer(image: &Image, path: std::path::PathBuf, first_peers: &[SocketAddr]) -> Transfer {
-    Transfer {
-        metainfo: image.metainfo.clone(),
-        path,
-        listen: loopback(),
-        announce_url: None,
-        first_peers: first_peers.to_vec(),
-        secret: Some(SECRET),
-        web_seed: None,
-    }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_file_is_fetched_seeded_on_and_resumed() {
-    let image = image(6 * MIB + 17, 256 * 1024, None);
-    let folder = tempfile::tempdir().unwrap();
-    let seed = Peer::start(seed_config(&image)).await.unwrap();
-    let first = transfer(&image, folder.path().join("a.esir"), &[seed.local_addr()]);
-    let done = fetch_to_file(&first, |_| {}).await.unwrap();
-    assert_eq!(done.done_bytes, image.bytes.len() as u64);
-    assert!(std::fs::read(&first.path).unwrap() == image.bytes);
-    drop(seed);
-
-    let seed = seed_file(&first).await.unwrap();
-    let second = transfer(&image, folder.path().join("b.esir"), &[seed.local_addr()]);
-    std::fs::write(folder.path().join("b.esir.part"), &image.bytes[..3 * MIB]).unwrap();
-    let done = fetch_to_file(&second, |_| {}).await.unwrap();
-    assert!(std::fs::read(&second.path).unwrap() == image.bytes);
-    assert_eq!(done.stats.downloaded, (3 * MIB + 17) as u64, "what was there is not fetched again");
-    assert!(!folder.path().join("b.esir.part").exists());
-
-    std::fs::write(&second.path, b"something else").unwrap();
-    let refused = seed_file(&second).await;
-    assert!(matches!(refused, Err(TransferError::OtherFile { good: 0, .. })));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
