@@ -275,6 +275,41 @@ fn tracker_that_talks_nonsense_is_named() {
     check(&[b"d8:intervali1e5:peers2000000:".as_slice(), &vec![7; 2_000_000], b"e"].concat(), "too long");
 }
 
+#[test]
+fn signed_image_comes_with_its_companions_and_a_strangers_does_not() {
+    let directory = tempfile::tempdir().unwrap();
+    let text = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
+    std::fs::create_dir_all(directory.path().join("tree/etc")).unwrap();
+    random_file(&directory.path().join("tree/etc/random"), 3 << 20);
+    succeed(&["keygen", "-o", &text("site"), "--no-password"]);
+    succeed(&["keygen", "-o", &text("stranger"), "--no-password"]);
+    succeed(&["capture", &text("tree"), "-o", &text("a.esir"), "--sign", &text("site.key")]);
+    let web = Web::start();
+    for suffix in ["", ".torrent", ".manifest", ".manifest.minisig", ".pieces"] {
+        web.put(&format!("/a.esir{suffix}"), &std::fs::read(text(&format!("a.esir{suffix}"))).unwrap());
+    }
+    let (url, web_seed, output) = (web.url("/a.esir.torrent"), web.url("/a.esir"), text("out.esir"));
+    let with = |key: &str| {
+        succeed_or_fail(&["fetch", &url, "--open", "--web-seed", &web_seed, "-o", &output, "--trust", key])
+    };
+    assert!(with(&text("stranger.pub")).unwrap_err().contains("the image cannot be trusted"));
+    assert!(!directory.path().join("out.esir").exists());
+    with(&text("site.pub")).unwrap();
+    succeed(&["verify", &output, "--trust", &text("site.pub")]);
+
+    let mut pieces = std::fs::read(text("a.esir.pieces")).unwrap();
+    pieces[5] ^= 1;
+    web.put("/a.esir.pieces", &pieces);
+    assert!(with(&text("site.pub")).unwrap_err().contains("not the one that the manifest names"));
+    web.put("/a.esir.torrent", &Place::new().torrent);
+    assert!(with(&text("site.pub")).unwrap_err().contains("the torrent is not the one"));
+}
+
+fn succeed_or_fail(arguments: &[&str]) -> Result<(), String> {
+    let output = support::tool(arguments);
+    if output.status.success() { Ok(()) } else { Err(String::from_utf8(output.stderr).unwrap()) }
+}
+
 /// What test beds rely on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn mirror_checks_keeps_nothing_and_serves_others() {

@@ -4,7 +4,7 @@
 #[allow(dead_code)] // shared with other test crates, which use other parts of it
 mod common;
 
-use common::{Leecher, image, leecher_config, seed_config, start, start_leecher};
+use common::{Image, Leecher, image, leecher_config, seed_config, start, start_leecher};
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -12,6 +12,7 @@ use rustix::fs::{FlockOperation, flock, fstatvfs};
 use swarm_net::{FileStore, Metainfo, PieceSet, PieceStore, verified_pieces};
 
 use super::stores::Mirror;
+use super::trust::Companions;
 use crate::pending::directory_of;
 use crate::{progress, text};
 
@@ -66,8 +67,8 @@ impl Destination {
         Ok(Self { file, kind: Kind::Mirror { of: of.to_owned() } })
     }
 
-    /// Which pieces are here and right.
-    pub(super) fn check(&self, metainfo: &Metainfo) -> Result<PieceSet> {
+    /// Which pieces are here and right, by the torrent and, of an image that must be signed, by its signed hashes.
+    pub(super) fn check(&self, metainfo: &Metainfo, companions: Option<&Companions>) -> Result<PieceSet> {
         let pieces = metainfo.geometry()?.pieces();
         let length = self.file.metadata().context("asking for the length of what is there")?.len();
         if matches!(self.kind, Kind::Mirror { .. }) || length == 0 {
@@ -76,7 +77,10 @@ impl Destination {
         let bar = progress::bytes("checking", metainfo.length);
         let have = verified_pieces(&self.file, metainfo, &|bytes| bar.inc(bytes));
         bar.finish_and_clear();
-        let have = have.context("reading what is there")?;
+        let mut have = have.context("reading what is there")?;
+        if let Some(companions) = companions {
+            self.keep_signed(&mut have, metainfo, companions).context("reading what is there")?;
+        }
         match &self.kind {
             Kind::There { output } if !have.is_full() || length != metainfo.length => bail!(
                 "{} is there already and is not the file of this torrent; remove it, or name another by -o",
@@ -84,6 +88,22 @@ impl Destination {
             ),
             Kind::There { .. } | Kind::Partial { .. } | Kind::Mirror { .. } => Ok(have),
         }
+    }
+
+    /// Drops pieces that only SHA-1 says are right.
+    fn keep_signed(&self, have: &mut PieceSet, metainfo: &Metainfo, companions: &Companions) -> Result<()> {
+        let geometry = metainfo.geometry()?;
+        let mut bytes = Vec::new();
+        for (piece, hash) in geometry.all().zip(companions.piece_hashes()) {
+            if have.contains(piece.get()) {
+                bytes.resize(geometry.bytes_of(piece) as usize, 0);
+                self.file.read_exact_at(&mut bytes, geometry.offset(piece))?;
+                if *blake3::hash(&bytes).as_bytes() != hash {
+                    have.remove(piece.get());
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Where the peer puts and finds pieces.
@@ -96,8 +116,15 @@ impl Destination {
         })
     }
 
-    /// Every piece is here: hands them to the disk and gives the file its name, which this returns.
-    pub(super) fn finish(self) -> Result<PathBuf> {
+    /// Every piece is here: hands them to the disk and gives the file its name, which this returns, and its
+    /// companions.
+    pub(super) fn finish(self, companions: Option<&Companions>) -> Result<PathBuf> {
+        let output = self.give_name()?;
+        companions.map_or(Ok(()), |companions| companions.write(&output))?;
+        Ok(output)
+    }
+
+    fn give_name(self) -> Result<PathBuf> {
         match self.kind {
             Kind::There { output } => Ok(output),
             Kind::Mirror { of } => Ok(of),

@@ -6,6 +6,7 @@ mod destination;
 mod source;
 mod stores;
 mod teller;
+mod trust;
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::PathBuf;
@@ -14,7 +15,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
-use swarm_net::{HavePolicy, HttpWebSeed, Peer, PeerConfig, PeerEvent, PieceSet, PieceStore, WebSeed};
+use swarm_net::{
+    HavePolicy, HttpWebSeed, Peer, PeerConfig, PeerEvent, PieceHashes, PieceSet, PieceStore, WebSeed,
+};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval, sleep};
@@ -23,6 +26,7 @@ use destination::Destination;
 use source::{Membership, Origin, Source};
 use stores::Corrupting;
 use teller::Teller;
+use trust::Companions;
 
 /// How often progress is told to a program; a person sees it more often.
 const TELL_INTERVAL: Duration = Duration::from_secs(1);
@@ -48,6 +52,10 @@ pub(crate) struct FetchArguments {
     /// File with the swarm secret, 64 hexadecimal digits
     #[arg(long, value_name = "FILE")]
     secret_file: Option<PathBuf>,
+    /// A minisign public key that must have signed the image. May be repeated. The image is then checked against its
+    /// signed manifest instead of the torrent, and gets its companions
+    #[arg(long, value_name = "PUB", conflicts_with = "mirror")]
+    trust: Vec<PathBuf>,
     /// When pieces are announced: bep3, suppress, fixed:MS or adaptive
     #[arg(long, value_name = "POLICY", default_value = "adaptive")]
     have: HavePolicy,
@@ -91,6 +99,8 @@ struct BedArguments {
 struct Loaded {
     source: Source,
     destination: Destination,
+    /// Of an image that must be signed.
+    companions: Option<Companions>,
     have: PieceSet,
     listen: SocketAddr,
 }
@@ -113,9 +123,14 @@ pub(crate) fn run(arguments: &FetchArguments) -> Result<()> {
         Some(path) => Destination::mirror(path, &source.metainfo)?,
         None => Destination::file(arguments.output.as_deref(), &source.metainfo)?,
     };
-    let have = destination.check(&source.metainfo)?;
+    let companions = if arguments.trust.is_empty() {
+        None
+    } else {
+        Some(runtime.block_on(Companions::read(&origin, &member, &source, &arguments.trust))?)
+    };
+    let have = destination.check(&source.metainfo, companions.as_ref())?;
     let listen = if arguments.bed.wait_for_go { free_port(arguments.listen)? } else { arguments.listen };
-    let loaded = Loaded { source, destination, have, listen };
+    let loaded = Loaded { source, destination, companions, have, listen };
     let mut teller = Teller::new(arguments.json, &loaded.source);
     if arguments.bed.wait_for_go {
         teller.ready(listen)?;
@@ -133,16 +148,16 @@ async fn fetch(
     let go = Instant::now();
     let was_complete = loaded.have.is_full();
     if was_complete && arguments.seed_for.is_none() {
-        return teller.was_complete(&loaded.destination.finish()?);
+        return teller.was_complete(&loaded.destination.finish(loaded.companions.as_ref())?);
     }
     let config = peer_config(arguments, &loaded, member)?;
-    let Loaded { destination, .. } = loaded;
+    let Loaded { destination, companions, .. } = loaded;
     let mut peer = Peer::start(config).await.context("starting the peer; --listen sets another address")?;
     if !arguments.bed.wait_for_go {
         teller.ready(peer.local_addr())?;
     }
     if was_complete {
-        teller.was_complete(&destination.finish()?)?;
+        teller.was_complete(&destination.finish(companions.as_ref())?)?;
     } else {
         let ended = download(arguments, &mut peer, teller).await;
         let took = go.elapsed();
@@ -151,7 +166,7 @@ async fn fetch(
             ended?;
             bail!("interrupted; run the same command again to go on from there");
         }
-        let path = tokio::task::spawn_blocking(move || destination.finish()).await??;
+        let path = tokio::task::spawn_blocking(move || destination.finish(companions.as_ref())).await??;
         teller.complete(took, &path, &peer.stats())?;
     }
     if let Some(time) = arguments.seed_for {
@@ -168,7 +183,9 @@ fn peer_config(arguments: &FetchArguments, loaded: &Loaded, member: &Membership)
     }
     let web_seed = source.web_seed.as_deref().map(HttpWebSeed::new).transpose();
     let web_seed = web_seed.context("using the web seed")?;
+    let hashes = loaded.companions.as_ref().map(|companions| companions.piece_hashes());
     Ok(PeerConfig {
+        hashes: hashes.map_or(PieceHashes::Sha1, PieceHashes::Blake3),
         announce_url: source.announce.clone(),
         first_peers: arguments.bed.peers.clone(),
         secret: member.secret.as_ref().map(|secret| secret.0),

@@ -34,6 +34,8 @@ pub(super) struct Membership {
 #[derive(Debug)]
 pub(super) struct Source {
     pub(super) metainfo: Metainfo,
+    /// The same as bytes.
+    pub(super) torrent: Vec<u8>,
     pub(super) announce: Option<String>,
     pub(super) web_seed: Option<String>,
 }
@@ -85,15 +87,15 @@ impl Source {
     /// Reads the torrent and what it says of tracker and web seed.
     pub(super) async fn read(origin: &Origin, member: &Membership) -> Result<Self> {
         let (bytes, name) = match origin {
-            Origin::File(path) => (read_bounded(path)?, path.display().to_string()),
-            Origin::Url { url, .. } => (get(url, member).await?, url.clone()),
+            Origin::File(path) => (read_bounded(path, METAINFO_BYTES_MAX)?, path.display().to_string()),
+            Origin::Url { url, .. } => (get(url, member, METAINFO_BYTES_MAX).await?, url.clone()),
         };
         let metainfo = Metainfo::parse(&bytes).with_context(|| format!("{name} is not a usable torrent"))?;
         metainfo.geometry().with_context(|| format!("{name} is not a usable torrent"))?;
         let announce = metainfo.announce.clone();
         let web_seed = metainfo.web_seeds.iter().find(|url| url.starts_with("http://"));
         let web_seed = web_seed.map(|url| web_seed_file(url, &metainfo.name));
-        Ok(Self { metainfo, announce, web_seed })
+        Ok(Self { metainfo, torrent: bytes, announce, web_seed })
     }
 
     /// Takes what the command line says instead of what the torrent says, and makes both usable: addresses for
@@ -141,17 +143,38 @@ fn read_secret(path: &Path) -> Result<Secret> {
     secret.with_context(|| format!("{} does not hold a secret of 64 hexadecimal digits", path.display()))
 }
 
-fn read_bounded(path: &Path) -> Result<Vec<u8>> {
+/// `X.torrent` and `manifest` -> the bytes of `X.manifest`, from the same place.
+pub(super) async fn beside(
+    origin: &Origin,
+    member: &Membership,
+    suffix: &str,
+    bytes_max: usize,
+) -> Result<Vec<u8>> {
+    match origin {
+        Origin::File(path) => {
+            let bytes = read_bounded(&path.with_extension(suffix), bytes_max)?;
+            ensure!(bytes.len() <= bytes_max, "{} is too long", path.with_extension(suffix).display());
+            Ok(bytes)
+        }
+        Origin::Url { url, .. } => {
+            let (place, query) = url.split_at(url.find('?').unwrap_or(url.len()));
+            let image = place.strip_suffix(".torrent").unwrap_or(place);
+            get(&format!("{image}.{suffix}{query}"), member, bytes_max).await
+        }
+    }
+}
+
+fn read_bounded(path: &Path, bytes_max: usize) -> Result<Vec<u8>> {
     let reading = || format!("reading {}", path.display());
     let file = File::open(path).with_context(reading)?;
     let mut bytes = Vec::new();
-    file.take(METAINFO_BYTES_MAX as u64 + 1).read_to_end(&mut bytes).with_context(reading)?;
+    file.take(bytes_max as u64 + 1).read_to_end(&mut bytes).with_context(reading)?;
     Ok(bytes)
 }
 
-async fn get(url: &str, member: &Membership) -> Result<Vec<u8>> {
+async fn get(url: &str, member: &Membership, bytes_max: usize) -> Result<Vec<u8>> {
     let asked = member.with_key(&resolve(url)?);
-    match http_get(&asked, METAINFO_BYTES_MAX).await {
+    match http_get(&asked, bytes_max).await {
         Err(HttpError::Status(FORBIDDEN)) => {
             bail!("{url}: the seed refuses us; use the whole line that it printed, secret included")
         }
