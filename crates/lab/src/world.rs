@@ -8,7 +8,7 @@ mod act;
 mod incidents;
 mod look;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
@@ -206,7 +206,15 @@ impl World {
         if self.oracle.is_some() && self.awaited == 0 {
             self.awaited = usize::MAX;
             self.run_until(ended_ns.saturating_add(REST_NS));
-            self.oracle.iter_mut().for_each(Oracle::at_rest);
+            // Who lost its power answers no more, and what it was owed is owed to nobody.
+            let held: BTreeSet<ConnectionId> = self
+                .peers
+                .iter()
+                .filter(|peer| peer.alive)
+                .flat_map(|peer| peer.links.values().copied())
+                .collect();
+            let lives = |link: ConnectionId| held.contains(&link) && held.contains(&opposite(link));
+            self.oracle.iter_mut().for_each(|oracle| oracle.at_rest(lives));
         }
         self.outcome(measures)
     }

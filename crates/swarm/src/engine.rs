@@ -47,6 +47,7 @@ use crate::pieces::PieceMap;
 use crate::secret::Side;
 use crate::wire::Message;
 use connection::{Active, Connection, Standing};
+use download::Intake;
 use have::HaveLog;
 use reveal::Reveal;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -74,6 +75,7 @@ pub struct Swarm {
     dialling: BTreeSet<SocketAddr>,
     suspicions: Suspicions,
     log: HaveLog,
+    intake: Intake,
     slots: Vec<Slot>,
     reveal: Option<Reveal>,
     web: WebSeeding,
@@ -104,6 +106,7 @@ impl Swarm {
             dialling: BTreeSet::new(),
             suspicions: Suspicions::default(),
             log: HaveLog::default(),
+            intake: Intake::default(),
             slots: Vec::new(),
             reveal: (config.super_seed && complete).then(Reveal::default),
             web: WebSeeding::new(now),

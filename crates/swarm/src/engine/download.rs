@@ -1,29 +1,44 @@
 //! What to ask of whom.
 //!
-//! The number of blocks asked of a peer is bounded by time: its rate x (round trip + 20 ms), at least two. A
-//! peer that holds more requests than that would only keep them from others that could serve them now.
+//! Each peer that gives is asked ahead for the same number of blocks: a turn's worth, and its share of what our
+//! downlink takes in a round trip and 20 ms. Equal shares matter: where the share grows with the rate, whoever
+//! is served first is served ever more, and the others starve. Only a peer that would need long for that much is
+//! asked for less; requests that it holds are kept from others that could serve them now.
+//!
+//! When nothing is left to begin, a peer without work is asked for the block that will take longest elsewhere.
 
 use super::Swarm;
 use super::connection::{Active, Asked};
 use super::types::{CloseReason, Event, PeerKey};
 use crate::geometry::{BLOCK_BYTES, Block, PieceIndex};
-use crate::moment::Moment;
+use crate::moment::{Moment, RateMeter};
 use crate::pieces::Arriving;
 use crate::wire::Message;
 use std::time::Duration;
 
-/// How much of a peer's time its requests may take up, beyond the round trip.
+/// How much of our downlink's time the requests to all peers take up, beyond the round trip and the turns.
 const REQUEST_AHEAD: Duration = Duration::from_millis(20);
+
+/// Blocks asked ahead of every peer: what it can send in one turn before it needs our next request. With 2, a
+/// turn ends after two blocks, and at 25 Mbit/s a node can fall far behind; with 16, the first pieces of a swarm
+/// spread a third more slowly.
+const REQUESTS_TURN: usize = 6;
+
+/// A peer holds no more than it gives in this time, so that a slow one doesn't keep pieces for long.
+const REQUEST_HOLD: Duration = Duration::from_millis(250);
+
+/// Of a piece that a super-seed reveals to us alone, so many blocks: nobody else has them, so nothing is kept
+/// from anyone, and the seed can send the piece in one go.
+const REQUESTS_REVEALED: usize = 16;
+
+/// How fast the round trip that we believe in grows while no answer is as quick: by this part per second.
+const ROUND_TRIP_GROWTH: u32 = 64;
+const ROUND_TRIP_STEP: Duration = Duration::from_millis(500);
 
 /// Round trips longer than this are queues, not distance.
 const ROUND_TRIP_MAX: Duration = Duration::from_millis(100);
 
 const REQUESTS_MIN: usize = 2;
-
-/// The same for stock peers. QUIRK(transmission): it serves every 500 ms what is queued by then, so with less time
-/// than that its rate, and with it the queue, would never grow; libtorrent asks for 3 s.
-const STOCK_REQUEST_AHEAD: Duration = Duration::from_secs(1);
-const STOCK_REQUESTS_MIN: usize = 16;
 
 /// A peer that gives nothing for this long gives its requests back. A server that serves four of 32 nodes at
 /// a time over 25 Mbit/s keeps the last one waiting for 6 s.
@@ -32,37 +47,79 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// A block is asked of a second peer only if that one will be this much quicker.
 const ENDGAME_GAIN: u32 = 2;
 
-/// No block is asked twice before it is this old.
-const ENDGAME_AGE_MIN: Duration = Duration::from_millis(100);
+/// No block is asked twice before it is this old, nor to gain less than this time.
+const ENDGAME_AGE_MIN: Duration = Duration::from_millis(50);
+const ENDGAME_TIME_MIN: Duration = Duration::from_millis(10);
+
+/// Blocks that a peer without other work is asked for a second time at once.
+const ENDGAME_BLOCKS: usize = 2;
+
+/// The peak rate of our downlink fades by this part at every tick, so that an early burst is forgotten.
+const PEAK_FADE: u64 = 64;
 
 /// How long a peer must have nothing that we want before we say so.
 const UNINTERESTED_AFTER: Duration = Duration::from_secs(1);
 
+/// What comes in, from all peers together.
+#[derive(Debug, Default)]
+pub(super) struct Intake {
+    rate: RateMeter,
+    peak: u64,
+    /// Peers that owe us blocks.
+    sources: usize,
+}
+
+impl Intake {
+    pub(super) fn add(&mut self, now: Moment, bytes: u64) {
+        self.rate.add(now, bytes);
+        self.peak = self.peak.max(self.rate.per_second(now));
+    }
+
+    fn renew(&mut self, now: Moment, sources: usize) {
+        self.peak = self.rate.per_second(now).max(self.peak - self.peak / PEAK_FADE);
+        self.sources = sources;
+    }
+
+    /// Blocks that one of the sources brings in this time while our downlink is at its peak.
+    fn share(&self, time: Duration) -> usize {
+        let bytes = u128::from(self.peak) * time.as_micros() / 1_000_000;
+        let blocks = usize::try_from(bytes / u128::from(BLOCK_BYTES)).unwrap_or(usize::MAX);
+        blocks / self.sources.max(1)
+    }
+
+    /// How long our downlink is busy with one block.
+    fn block_time(&self) -> Duration {
+        let micros = u64::from(BLOCK_BYTES) * 1_000_000 / self.peak.max(1);
+        Duration::from_micros(micros)
+    }
+}
+
 impl Active {
     pub(super) fn note_answer(&mut self, now: Moment, asked_at: Moment) {
-        let took = now.since(asked_at).min(ROUND_TRIP_MAX);
-        // The shortest answer is the round trip; longer ones waited in a queue. It drifts up slowly, so a route
-        // that got longer is noticed.
-        let drifted = self.round_trip + self.round_trip / 256 + Duration::from_micros(1);
-        self.round_trip = if self.round_trip.is_zero() { took } else { took.min(drifted) };
+        let took = now.since(asked_at).clamp(Duration::from_micros(1), ROUND_TRIP_MAX);
+        // The shortest answer is the round trip; longer ones waited in a queue, our own requests' among others,
+        // so belief in it fades by time only, and slowly. A route that got longer is noticed nevertheless.
+        let elapsed = now.since(self.round_trip_at);
+        let drifted = self.round_trip + self.round_trip.mul_f32(elapsed.as_secs_f32()) / ROUND_TRIP_GROWTH;
+        if self.round_trip.is_zero() || took <= drifted {
+            (self.round_trip, self.round_trip_at) = (took, now);
+        } else if elapsed >= ROUND_TRIP_STEP {
+            (self.round_trip, self.round_trip_at) = (drifted, now);
+        }
     }
 
     /// How many blocks may be outstanding.
-    fn depth(&self, now: Moment) -> usize {
+    fn depth(&self, now: Moment, intake: &Intake) -> usize {
         if self.snubbed {
             return 1;
         }
-        let (ahead, least) = match self.es_have {
-            Some(_) => (self.round_trip + REQUEST_AHEAD, REQUESTS_MIN),
-            None => (STOCK_REQUEST_AHEAD, STOCK_REQUESTS_MIN),
-        };
-        let bytes = u128::from(self.download_rate.per_second(now)) * ahead.as_micros() / 1_000_000;
-        let blocks = usize::try_from(bytes / u128::from(BLOCK_BYTES)).unwrap_or(usize::MAX);
-        blocks.saturating_add(least).min(self.request_limit)
-    }
-
-    pub(super) fn may_ask(&self, now: Moment) -> bool {
-        self.outstanding.len() < self.depth(now)
+        let share = REQUESTS_TURN.saturating_add(intake.share(self.round_trip + REQUEST_AHEAD));
+        let rate = self.download_rate.per_second(now);
+        let held = u128::from(rate) * (self.round_trip + REQUEST_HOLD).as_micros() / 1_000_000;
+        let held = usize::try_from(held / u128::from(BLOCK_BYTES)).unwrap_or(usize::MAX);
+        // A rate of nothing says nothing yet.
+        let bound = if rate == 0 { share } else { held.saturating_add(REQUESTS_MIN) };
+        share.min(bound).min(self.request_limit)
     }
 
     /// How long `blocks` more blocks take from this peer.
@@ -88,12 +145,38 @@ impl Swarm {
         let Some(active) = self.active(peer).filter(|active| !active.chokes_us && active.useful > 0) else {
             return;
         };
-        let depth = active.depth(now);
-        while self.active(peer).is_some_and(|active| active.outstanding.len() < depth) {
-            let Some(block) = self.next_block(peer) else { break };
+        let depth = active.depth(now, &self.intake);
+        while self.may_ask(peer, depth) {
+            let Some(block) = self.next_block(peer).or_else(|| self.last_block(peer)) else { break };
             self.ask(peer, block);
         }
         self.update_hunger();
+    }
+
+    fn may_ask(&self, peer: PeerKey, depth: usize) -> bool {
+        let Some(active) = self.active(peer) else { return false };
+        let revealed = || {
+            active.redundant_have
+                && active.outstanding.len() < REQUESTS_REVEALED.min(active.request_limit)
+                && active.working.front().is_some_and(|&piece| {
+                    self.pieces.availability(piece) == 1
+                        && self.pieces.arriving_at(piece).is_some_and(|arriving| arriving.free() > 0)
+                })
+        };
+        active.outstanding.len() < depth || revealed()
+    }
+
+    /// Whether this peer would be asked for another block now, if it had one that we need.
+    pub fn could_ask(&self, peer: PeerKey) -> bool {
+        self.active(peer).is_some_and(|active| {
+            !active.chokes_us && self.may_ask(peer, active.depth(self.now, &self.intake))
+        })
+    }
+
+    /// At every tick.
+    pub(super) fn renew_intake(&mut self) {
+        let sources = self.active_peers().filter(|(_, active)| !active.outstanding.is_empty()).count();
+        self.intake.renew(self.now, sources);
     }
 
     fn ask(&mut self, peer: PeerKey, block: Block) {
@@ -169,24 +252,16 @@ impl Swarm {
         picker.choose(pieces, &active.have, chance)
     }
 
-    /// End-game, at every tick: a peer with nothing to do is asked for the block whose owner will take longest,
-    /// if it is sure to be quicker. The first answer cancels the other request.
-    pub(super) fn endgame(&mut self) {
-        for peer in self.active_keys() {
-            let idle = self.active(peer).is_some_and(|active| {
-                active.outstanding.is_empty() && active.useful > 0 && !active.chokes_us && !active.snubbed
-            });
-            if let Some(block) = idle.then(|| self.slowest_block(peer)).flatten() {
-                self.ask(peer, block);
-            }
+    /// End-game: nothing is left to begin, so a peer with nothing to do is asked for the block whose owner will
+    /// take longest, if it is sure to be quicker. The first answer cancels the other request.
+    fn last_block(&self, peer: PeerKey) -> Option<Block> {
+        if self.pieces.missing().count() > 0 {
+            return None;
         }
-    }
-
-    fn slowest_block(&self, peer: PeerKey) -> Option<Block> {
-        let now = self.now;
-        let active = self.active(peer)?;
+        let active = self.active(peer).filter(|active| active.outstanding.len() < ENDGAME_BLOCKS)?;
         let suspect = self.is_suspect(peer);
-        let ours = active.takes(now, 1).max(ENDGAME_AGE_MIN);
+        let before = u32::try_from(active.outstanding.len()).unwrap_or(u32::MAX);
+        let ours = (active.round_trip + 2 * self.intake.block_time()).max(ENDGAME_TIME_MIN) * (before + 1);
         let mut slowest: Option<(Duration, Block)> = None;
         for (piece, arriving) in self.pieces.arriving() {
             if !active.have.has(piece) || !arriving.open_to(peer, suspect) {
@@ -203,15 +278,19 @@ impl Swarm {
         slowest.map(|(_, block)| block)
     }
 
-    /// How long a block asked of `owner` will still take; its age counts, so a stalled owner is found out.
+    /// How long a block asked of `owner` will still take. An owner that gives nothing is taken to go on with that
+    /// for as long as it has done so; so a stalled one is found out.
     fn expected(&self, owner: PeerKey, block: Block) -> Duration {
         let Some(active) = self.active(owner) else { return Duration::MAX };
         let place = active.outstanding.iter().position(|asked| asked.block == block);
         let Some((place, asked)) = place.and_then(|at| Some((at, active.outstanding.get(at)?))) else {
             return Duration::ZERO;
         };
-        let age = self.now.since(asked.at);
-        if age < ENDGAME_AGE_MIN { Duration::ZERO } else { active.takes(self.now, place + 1) }
+        if self.now.since(asked.at) < ENDGAME_AGE_MIN {
+            return Duration::ZERO;
+        }
+        let idle = self.now.since(active.last_block.max(asked.at));
+        active.takes(self.now, place + 1).max(idle)
     }
 
     pub(super) fn cancel(&mut self, peer: PeerKey, block: Block) {

@@ -24,7 +24,7 @@ pub enum HavePolicy {
     Suppress,
     /// In batches, after this time.
     Fixed(Duration),
-    /// At once where it starts a transfer, else in batches within 10 to 50 ms.
+    /// At once where it starts a transfer, else in batches within the time of five pieces.
     Adaptive,
 }
 
@@ -47,21 +47,29 @@ impl std::str::FromStr for HavePolicy {
     }
 }
 
-/// Bounds of the adaptive deadline: 8 pieces' worth of time within these.
+/// Bounds of the adaptive deadline: the time of a few pieces within these. What is urgent doesn't wait for it; but
+/// a peer that knows late what is rare chooses worse, so more pieces than this cost time.
+const DEADLINE_PIECES: u64 = 5;
 const DEADLINE_MIN: Duration = Duration::from_millis(10);
-const DEADLINE_MAX: Duration = Duration::from_millis(50);
-const DEADLINE_PIECES: u64 = 8;
+const DEADLINE_MAX: Duration = Duration::from_millis(500);
+
+/// A stock peer can't say that it is hungry; it is never kept waiting for longer than this.
+const DEADLINE_STOCK: Duration = Duration::from_millis(50);
 
 /// So many entries are sent without waiting for the deadline.
 const BATCH_ENTRIES: usize = 64;
 
 /// A piece that at most this many others have is told to [`RARE_PEERS`] peers at once.
 const RARE_AVAILABILITY: u32 = 1;
-const RARE_PEERS: usize = 2;
+const RARE_PEERS: usize = 4;
 
 /// Fewer obtainable pieces than this make us hungry, more than [`SATED_PIECES`] not.
-const HUNGRY_PIECES: u32 = 4;
-const SATED_PIECES: u32 = 16;
+const HUNGRY_PIECES: u32 = 2;
+const SATED_PIECES: u32 = 4;
+
+/// With less than this to upload, our uplink is idle before the next request can be here: everyone who waits
+/// is told.
+const IDLE_BYTES: u64 = BLOCK_BYTES as u64 + 1024;
 
 /// A connection with this much unsent gets no HAVE; its cursor waits.
 const CONGESTED_BYTES: u64 = 2 * 1024 * 1024;
@@ -85,6 +93,10 @@ impl HaveLog {
 }
 
 impl Active {
+    fn deadline(&self, [ours, stock]: [Duration; 2]) -> Duration {
+        if self.es_have.is_some() { ours } else { stock }
+    }
+
     /// Whether telling this peer of the piece is worth a message of its own.
     fn should_know(&self, piece: PieceIndex) -> bool {
         self.redundant_have || (!self.upload_only && !self.have.has(piece))
@@ -145,6 +157,7 @@ impl Swarm {
         let deadline = self.deadline();
         for key in &waiting {
             let due = self.active(*key).is_some_and(|active| {
+                let deadline = active.deadline(deadline);
                 let waited = active.untold_since.map(|since| self.now.since(since));
                 waited.is_some_and(|waited| waited >= deadline)
                     || self.log.len() - active.cursor >= BATCH_ENTRIES
@@ -159,7 +172,7 @@ impl Swarm {
     }
 
     /// With less than a quarter of a piece to upload, one peer that waits for nothing from us gets to know what
-    /// it could ask for; with less than a whole piece, every hungry peer does.
+    /// it could ask for; with less than a whole piece, every hungry peer does; with a block or less, all do.
     fn announce_into_idle_uplink(&mut self) {
         let piece = u64::from(self.config.geometry.piece_bytes());
         let backlog = self.upload_backlog();
@@ -175,24 +188,25 @@ impl Swarm {
         waiting.sort();
         let low = (piece / 4).max(4 * u64::from(BLOCK_BYTES));
         for (place, (sated, _, key)) in waiting.into_iter().enumerate() {
-            if !sated || (place == 0 && backlog < low) {
+            if !sated || (place == 0 && backlog < low) || backlog < IDLE_BYTES {
                 self.flush(key);
             }
         }
     }
 
-    /// How long an entry may wait.
-    fn deadline(&self) -> Duration {
+    /// How long an entry may wait for a peer of ours and for a stock one.
+    fn deadline(&self) -> [Duration; 2] {
         match self.config.have_policy {
-            HavePolicy::Bep3 | HavePolicy::Suppress => Duration::ZERO,
-            HavePolicy::Fixed(time) => time,
+            HavePolicy::Bep3 | HavePolicy::Suppress => [Duration::ZERO; 2],
+            HavePolicy::Fixed(time) => [time; 2],
             HavePolicy::Adaptive => {
                 let per_second = self.log.rate.per_second(self.now).max(1);
-                let eight = Duration::from_micros(DEADLINE_PIECES * 1_000_000 / per_second);
-                let deadline = eight.clamp(DEADLINE_MIN, DEADLINE_MAX);
+                let pieces = Duration::from_micros(DEADLINE_PIECES * 1_000_000 / per_second);
+                let deadline = pieces.clamp(DEADLINE_MIN, DEADLINE_MAX);
                 // Less than one piece within the deadline: nothing to batch, so nothing to wait for.
                 let slow = u128::from(per_second) * deadline.as_micros() < 1_000_000;
-                if slow { Duration::ZERO } else { deadline }
+                let deadline = if slow { Duration::ZERO } else { deadline };
+                [deadline, deadline.min(DEADLINE_STOCK)]
             }
         }
     }
@@ -201,7 +215,7 @@ impl Swarm {
     pub(super) fn next_announcement_due(&self) -> Option<Moment> {
         let deadline = self.deadline();
         let open = self.active_peers().filter(|(key, _)| !self.is_congested(*key));
-        open.filter_map(|(_, active)| Some(active.untold_since?.plus(deadline))).min()
+        open.filter_map(|(_, active)| Some(active.untold_since?.plus(active.deadline(deadline)))).min()
     }
 
     fn is_congested(&self, peer: PeerKey) -> bool {

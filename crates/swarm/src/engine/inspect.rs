@@ -16,11 +16,6 @@ impl Swarm {
         self.log.since(cursor)
     }
 
-    /// Whether we would ask this peer for another block now, if it had one that we need.
-    pub fn could_ask(&self, peer: PeerKey) -> bool {
-        self.active(peer).is_some_and(|active| !active.chokes_us && active.may_ask(self.now))
-    }
-
     /// Whether blocks of the piece are neither here nor asked for.
     pub fn needs(&self, piece: PieceIndex) -> bool {
         self.pieces.missing().has(piece)

@@ -92,6 +92,7 @@ impl Swarm {
         active.download_rate.add(now, u64::from(block.bytes()));
         active.last_block = now;
         active.snubbed = false;
+        self.intake.add(now, u64::from(block.bytes()));
         let verdict = self.take_block(peer, block);
         self.fill_requests(peer);
         verdict
@@ -304,7 +305,8 @@ impl Swarm {
         }
         if active.take_outstanding(block).is_some() {
             self.pieces.unask(block.piece(), block.number(), peer);
-            if self.active_mut(peer).is_some_and(|active| active.refuses(block.piece())) {
+            if self.active(peer).is_some_and(|active| !active.chokes_us) {
+                // It won't give this piece: asking again would be rejected again.
                 self.unlearn(peer, block.piece());
             }
             self.fill_all();

@@ -17,7 +17,8 @@ use crate::moment::Moment;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-/// A piece that was revealed and then neither asked for nor seen for this long is revealed to another peer.
+/// A piece that was revealed and then neither asked for, sent nor seen for this long is revealed to another peer.
+/// What waits for its turn on our uplink isn't late: a seed with many neighbours may need longer than this.
 const OFFER_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// To a peer that is alone, what it takes in this time is revealed ahead: enough to keep the link busy, little
@@ -29,7 +30,7 @@ const ALONE_PIECES_MIN: usize = 2;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Offer {
     to: PeerKey,
-    /// Last time that it was revealed or asked for.
+    /// Last time that it was revealed, asked for or sent.
     at: Moment,
     asked_bytes: u32,
 }
@@ -163,13 +164,29 @@ impl Swarm {
         }
     }
 
+    /// A block was sent.
+    pub(super) fn reveal_sent(&mut self, peer: PeerKey, block: Block) {
+        let now = self.now;
+        if let Some(Reveal::Passing { offers, .. }) = &mut self.reveal
+            && let Some(offer) = offers.get_mut(&block.piece()).filter(|offer| offer.to == peer)
+        {
+            offer.at = now;
+        }
+    }
+
     /// At every tick: offers that came to nothing are withdrawn, those that arrived are done with.
     pub(super) fn renew_offers(&mut self) {
-        let (now, pieces) = (self.now, &self.pieces);
+        let Swarm { now, pieces, peers, .. } = self;
+        let waits = |peer: PeerKey, piece: PieceIndex| {
+            peers.get(&peer).is_some_and(|connection| match &connection.standing {
+                super::Standing::Active(active) => active.queue.iter().any(|block| block.piece() == piece),
+                super::Standing::Greeting | super::Standing::Proving(_) => false,
+            })
+        };
         if let Some(Reveal::Passing { offers, idle, .. }) = &mut self.reveal {
             offers.retain(|piece, offer| {
-                let (unseen, lapsed) =
-                    (pieces.availability(*piece) == 0, now.since(offer.at) >= OFFER_TIMEOUT);
+                let unseen = pieces.availability(*piece) == 0;
+                let lapsed = now.since(offer.at) >= OFFER_TIMEOUT && !waits(offer.to, *piece);
                 if unseen && lapsed && offer.asked_bytes < pieces.geometry().bytes_of(*piece) {
                     idle.insert(offer.to);
                 }

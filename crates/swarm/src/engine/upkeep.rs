@@ -192,13 +192,13 @@ impl Swarm {
 
     fn tick(&mut self) {
         self.drop_the_silent();
+        self.renew_intake();
         self.time_out_requests();
         self.make_room();
         for peer in self.active_keys() {
             self.update_interest(peer);
         }
         self.fill_all();
-        self.endgame();
         self.renew_offers();
         if self.active_peers().next().is_some() {
             self.web.company_at = self.now;

@@ -11,12 +11,16 @@ use crate::moment::Moment;
 use crate::wire::{Message, RawBlock};
 use std::time::Duration;
 
-/// Peers served at a time. The model of the swarm shows no difference between 1 and 8, and a quarter more time
-/// for 32; 4 keep the uplink busy while one refills its requests.
-pub(crate) const UPLOAD_SLOTS: usize = 4;
+/// Peers served at a time: one, and one more that keeps the uplink busy while the first refills its requests. Each
+/// hop of a swarm's first piece takes as many times the piece's time as there are slots.
+pub(crate) const UPLOAD_SLOTS: usize = 2;
 
-/// How long a slot waits for the next request of its piece while others wait for the slot.
-const SLOT_GRACE: Duration = Duration::from_millis(10);
+/// How long a slot waits for the next request of its piece while others wait for the slot and the uplink has
+/// something to send. A peer asks for several blocks in as many messages; the second must not come too late.
+const SLOT_GRACE: Duration = Duration::from_millis(2);
+
+/// So many pieces' difference in progress decides who is served first.
+const PROGRESS_STEP: u32 = 8;
 
 /// A slot whose peer takes nothing for this long is given to another.
 const SLOT_STALL: Duration = Duration::from_millis(100);
@@ -90,6 +94,7 @@ impl Swarm {
                 if let Some(slot) = self.slots.get_mut(at) {
                     slot.idle_since = None;
                 }
+                self.reveal_sent(slot.peer, block);
                 self.actions.push_back(Action::SendBlock { to: slot.peer, block });
                 true
             }
@@ -119,21 +124,23 @@ impl Swarm {
     fn drop_finished_slots(&mut self) {
         let waiting = self.next_waiting().is_some();
         let now = self.now;
-        let busy = self.slots.iter().filter(|slot| !matches!(self.slot_work(slot), SlotWork::Idle)).count();
+        let busy = self.slots.iter().any(|slot| {
+            let unsent = |c: &Connection| c.unsent_bytes >= u64::from(BLOCK_BYTES);
+            !matches!(self.slot_work(slot), SlotWork::Idle) || self.peers.get(&slot.peer).is_some_and(unsent)
+        });
         let mut slots = std::mem::take(&mut self.slots);
         slots.retain(|slot| match self.slot_work(slot) {
             SlotWork::Send(_) => true,
             SlotWork::Full => !waiting || now.since(slot.progress_at) < SLOT_STALL,
             // An uplink with nothing else to do doesn't wait.
-            SlotWork::Idle => {
-                !waiting || (busy > 0 && now.since(slot.idle_since.unwrap_or(now)) < SLOT_GRACE)
-            }
+            SlotWork::Idle => !waiting || (busy && now.since(slot.idle_since.unwrap_or(now)) < SLOT_GRACE),
             SlotWork::Done => false,
         });
         self.slots = slots;
     }
 
-    /// Gives a free slot to the peer that has waited longest.
+    /// Gives a free slot to the peer that has the fewest pieces, more or less, and of such to the one that has
+    /// waited longest: a node with fewer sources than others would fall behind and be the last.
     fn give_slot(&mut self) -> bool {
         if self.slots.len() >= UPLOAD_SLOTS {
             return false;
@@ -152,7 +159,8 @@ impl Swarm {
                     .get(key)
                     .is_some_and(|c: &Connection| c.unsent_bytes < active.send_ahead(self.now))
         });
-        let (key, active) = waiting.min_by_key(|(key, active)| (active.served_at, *key))?;
+        let (key, active) = waiting
+            .min_by_key(|(key, active)| (active.have.count() / PROGRESS_STEP, active.served_at, *key))?;
         Some((key, active.queue.front()?.piece()))
     }
 
