@@ -3,6 +3,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::{PoisonError, RwLock};
@@ -71,11 +72,7 @@ impl PieceCache {
 
     /// Stores a verified piece.
     pub(crate) fn write(&self, piece: u32, bytes: &[u8]) -> io::Result<()> {
-        let start = u64::from(piece) * self.piece_bytes;
-        let expected = self.length.checked_sub(start).map(|rest| rest.min(self.piece_bytes));
-        if expected != u64::try_from(bytes.len()).ok() {
-            return Err(invalid("a piece of the wrong length"));
-        }
+        let start = self.start_of(piece, bytes.len())?;
         match &self.backing {
             Backing::Memory(slots) => {
                 let slot = slots.get(usize::try_from(piece).unwrap_or(usize::MAX));
@@ -131,6 +128,30 @@ fn invalid(what: &'static str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidInput, what)
 }
 
+impl PieceCache {
+    /// Stores a verified piece that came in parts.
+    fn write_parts(&self, piece: u32, parts: &[&[u8]]) -> io::Result<()> {
+        match &self.backing {
+            Backing::Memory(_) => self.write(piece, &parts.concat()),
+            Backing::File(file) => {
+                let start = self.start_of(piece, parts.iter().map(|part| part.len()).sum())?;
+                swarm_net::write_parts_at(file, parts, start)
+            }
+        }
+    }
+
+    /// Where the piece begins, if it has this many bytes.
+    fn start_of(&self, piece: u32, bytes: usize) -> io::Result<u64> {
+        let start = u64::from(piece) * self.piece_bytes;
+        let expected = self.length.checked_sub(start).map(|rest| rest.min(self.piece_bytes));
+        if expected == u64::try_from(bytes).ok() {
+            Ok(start)
+        } else {
+            Err(invalid("a piece of the wrong length"))
+        }
+    }
+}
+
 impl swarm_net::PieceStore for PieceCache {
     fn write_piece(&self, piece: u32, bytes: &[u8]) -> io::Result<()> {
         self.write(piece, bytes)
@@ -138,6 +159,19 @@ impl swarm_net::PieceStore for PieceCache {
 
     fn read_block(&self, piece: u32, begin: u32, out: &mut [u8]) -> io::Result<()> {
         Self::read_block(self, piece, begin, out)
+    }
+
+    fn write_piece_parts(&self, piece: u32, parts: &[&[u8]]) -> io::Result<()> {
+        self.write_parts(piece, parts)
+    }
+
+    fn place(&self, piece: u32, begin: u32) -> Option<(BorrowedFd<'_>, u64)> {
+        match &self.backing {
+            Backing::Memory(_) => None,
+            Backing::File(file) => {
+                Some((file.as_fd(), u64::from(piece) * self.piece_bytes + u64::from(begin)))
+            }
+        }
     }
 }
 

@@ -28,6 +28,7 @@ fn main() -> Result<()> {
     println!("finished {:.1?}", outcome.finished_s);
     if let Some(rate) = bed.shape().rate {
         print_timeline(&outcome, rate);
+        print_middle(&outcome, rate);
     }
     for (node, stats) in &outcome.stats {
         println!("{node:?} {stats}");
@@ -66,6 +67,24 @@ fn print_timeline(outcome: &Outcome, rate: Mbit) {
             open.len()
         );
     }
+}
+
+/// Use of each node's link in the middle third of the race, fewest received first.
+fn print_middle(outcome: &Outcome, rate: Mbit) {
+    let third = outcome.timeline.len() / 3;
+    let (Some(before), Some(now)) = (outcome.timeline.get(third), outcome.timeline.get(2 * third)) else {
+        return;
+    };
+    let full = rate.0 * 1e6 / 8.0 * (now.at_s - before.at_s);
+    #[expect(clippy::cast_precision_loss, reason = "shown with two decimals")]
+    let part = |now: u64, then: u64| now.saturating_sub(then) as f64 / full;
+    let links = now.nodes.iter().zip(&before.nodes).enumerate();
+    let mut nodes: Vec<(f64, f64, usize)> =
+        links.map(|(node, (now, then))| (part(now.0, then.0), part(now.1, then.1), node)).collect();
+    nodes.sort_by(|left, right| left.0.total_cmp(&right.0));
+    println!("middle third: node received/sent");
+    let words = nodes.iter().map(|(inward, outward, node)| format!("n{node} {inward:.2}/{outward:.2}"));
+    println!("  {}", words.collect::<Vec<_>>().join("  "));
 }
 
 fn contestant(name: &str) -> Result<Box<dyn Contestant>> {

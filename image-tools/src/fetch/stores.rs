@@ -1,6 +1,7 @@
 //! Stores for test beds: one that keeps nothing, and one that lies.
 
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -16,6 +17,14 @@ impl PieceStore for Mirror {
 
     fn read_block(&self, piece: u32, begin: u32, out: &mut [u8]) -> io::Result<()> {
         self.0.read_block(piece, begin, out)
+    }
+
+    fn write_piece_parts(&self, _piece: u32, _parts: &[&[u8]]) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn place(&self, piece: u32, begin: u32) -> Option<(BorrowedFd<'_>, u64)> {
+        self.0.place(piece, begin)
     }
 }
 

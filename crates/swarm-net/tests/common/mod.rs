@@ -99,10 +99,18 @@ impl Leecher {
 
 /// An HTTP tracker on loopback; gives its announce URL.
 pub(crate) async fn tracker(image_hash: swarm_net::InfoHash) -> (String, Arc<Mutex<Tracker>>) {
+    tracker_at(loopback(), image_hash).await
+}
+
+/// An HTTP tracker at this address.
+pub(crate) async fn tracker_at(
+    address: SocketAddr,
+    image_hash: swarm_net::InfoHash,
+) -> (String, Arc<Mutex<Tracker>>) {
     let mut tracker = Tracker::new(TrackerConfig::new(Admission::Open, [3; 32]));
     tracker.add_torrent(image_hash);
     let tracker = Arc::new(Mutex::new(tracker));
-    let listener = TcpListener::bind(loopback()).await.unwrap();
+    let listener = TcpListener::bind(address).await.unwrap();
     let url = format!("http://{}/announce", listener.local_addr().unwrap());
     let (clock, state) = (Clock::start(), tracker.clone());
     tokio::spawn(async move {

@@ -8,7 +8,7 @@ use crate::moment::{Moment, RateMeter};
 use crate::piece_set::PieceSet;
 use crate::secret::Side;
 use crate::wire::PeerId;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -20,6 +20,10 @@ pub(crate) const REQUESTS_UNTOLD: usize = 250;
 
 /// Blocks whose late arrival is forgiven after we gave them up.
 pub(crate) const FORGOTTEN_MAX: usize = 1024;
+
+/// Rejected requests of one piece after which a peer that does not choke us is taken to lack it. QUIRK(transmission):
+/// it leaves a request lie now and then, rejects it 10 s later, and serves it when it is asked again.
+const REJECTIONS_MAX: u32 = 3;
 
 /// What both sides know before blocks may flow.
 #[derive(Debug)]
@@ -131,6 +135,8 @@ pub(crate) struct Active {
     pub(crate) forgotten: VecDeque<Block>,
     /// Pieces that we began with this peer.
     pub(crate) working: VecDeque<PieceIndex>,
+    /// Rejected requests of its pieces, while it did not choke us.
+    pub(crate) rejections: BTreeMap<PieceIndex, u32>,
     pub(crate) request_limit: usize,
     pub(crate) download_rate: RateMeter,
     /// The shortest that an answer took, and when that was.
@@ -172,6 +178,7 @@ impl Active {
             outstanding: VecDeque::new(),
             forgotten: VecDeque::new(),
             working: VecDeque::new(),
+            rejections: BTreeMap::new(),
             request_limit: REQUESTS_UNTOLD,
             download_rate: RateMeter::default(),
             round_trip: Duration::ZERO,
@@ -189,6 +196,16 @@ impl Active {
             hungry: false,
             told_hungry: false,
         }
+    }
+
+    /// Notes a rejected request. Whether the peer won't give the piece, so that asking again would be rejected again.
+    pub(crate) fn refuses(&mut self, piece: PieceIndex) -> bool {
+        if self.chokes_us {
+            return false;
+        }
+        let rejections = self.rejections.entry(piece).or_default();
+        *rejections += 1;
+        *rejections >= REJECTIONS_MAX
     }
 
     /// Whether the peer wants nothing from anyone any more.

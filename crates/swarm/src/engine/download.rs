@@ -40,6 +40,11 @@ const ROUND_TRIP_MAX: Duration = Duration::from_millis(100);
 
 const REQUESTS_MIN: usize = 2;
 
+/// The same for stock peers. QUIRK(transmission): it serves every 500 ms what is queued by then, so with less time
+/// than that its rate, and with it the queue, would never grow; libtorrent asks for 3 s.
+const STOCK_REQUEST_AHEAD: Duration = Duration::from_secs(1);
+const STOCK_REQUESTS_MIN: usize = 16;
+
 /// A peer that gives nothing for this long gives its requests back. A server that serves four of 32 nodes at
 /// a time over 25 Mbit/s keeps the last one waiting for 6 s.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -113,12 +118,18 @@ impl Active {
         if self.snubbed {
             return 1;
         }
-        let share = REQUESTS_TURN.saturating_add(intake.share(self.round_trip + REQUEST_AHEAD));
         let rate = self.download_rate.per_second(now);
-        let held = u128::from(rate) * (self.round_trip + REQUEST_HOLD).as_micros() / 1_000_000;
-        let held = usize::try_from(held / u128::from(BLOCK_BYTES)).unwrap_or(usize::MAX);
+        let blocks_in = |time: Duration| {
+            let bytes = u128::from(rate) * time.as_micros() / 1_000_000;
+            usize::try_from(bytes / u128::from(BLOCK_BYTES)).unwrap_or(usize::MAX)
+        };
+        if self.es_have.is_none() {
+            return blocks_in(STOCK_REQUEST_AHEAD).saturating_add(STOCK_REQUESTS_MIN).min(self.request_limit);
+        }
+        let share = REQUESTS_TURN.saturating_add(intake.share(self.round_trip + REQUEST_AHEAD));
+        let held = blocks_in(self.round_trip + REQUEST_HOLD).saturating_add(REQUESTS_MIN);
         // A rate of nothing says nothing yet.
-        let bound = if rate == 0 { share } else { held.saturating_add(REQUESTS_MIN) };
+        let bound = if rate == 0 { share } else { held };
         share.min(bound).min(self.request_limit)
     }
 

@@ -305,8 +305,7 @@ impl Swarm {
         }
         if active.take_outstanding(block).is_some() {
             self.pieces.unask(block.piece(), block.number(), peer);
-            if self.active(peer).is_some_and(|active| !active.chokes_us) {
-                // It won't give this piece: asking again would be rejected again.
+            if self.active_mut(peer).is_some_and(|active| active.refuses(block.piece())) {
                 self.unlearn(peer, block.piece());
             }
             self.fill_all();

@@ -89,6 +89,16 @@ fn each_have_policy_delivers_and_adaptive_sends_few_messages_without_delay() {
     assert!(adaptive_time < bep3_time * 1.05, "{adaptive_time} against {bep3_time}");
 }
 
+/// Seen with transmission, which left one piece unfetchable for ever.
+#[test]
+fn a_rejected_request_is_made_again() {
+    let mut world = World::new(2 * MIB, 65_536);
+    world.add(world.config(true), Character { rejects: 10, ..link() });
+    world.add(world.config(false), link());
+    world.run_until(MINUTE, World::all_complete);
+    world.assert_byte_exact();
+}
+
 #[test]
 fn a_corrupting_peer_is_banned_and_everyone_else_finishes() {
     let mut world = flash_crowd(3, 4 * MIB, 65_536);

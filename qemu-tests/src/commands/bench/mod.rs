@@ -8,6 +8,7 @@ mod print;
 mod quiet;
 mod simulate;
 mod swarm;
+mod swarm_cpu;
 mod swarm_sim;
 
 use std::process::ExitCode;
@@ -28,6 +29,10 @@ const BENCHMARKS: &[(&str, &str)] = &[
     (
         "swarm-sim",
         "one file to 32..10,000 simulated nodes, on one switch and in racks with oversubscribed uplinks",
+    ),
+    (
+        "swarm-cpu",
+        "one file to 1, 4 and 8 nodes on links as fast as they are: bytes per second and per processor second",
     ),
     ("have", "what announcing pieces costs and delays, by policy, with 32..1,000 simulated nodes"),
     ("payload", "what a node loads before it can ask for more: kernel, initrd, agent"),
@@ -50,7 +55,7 @@ pub(crate) struct BenchArguments {
     /// swarm: only these cases, separated by commas.
     #[arg(long = "case", value_delimiter = ',', value_name = "NAME,..")]
     cases: Vec<String>,
-    /// swarm, paper: races per row; 3 if not given.
+    /// swarm, swarm-cpu, paper: races per row; 3 if not given.
     #[arg(long)]
     runs: Option<usize>,
 }
@@ -64,6 +69,7 @@ pub(crate) async fn run(arguments: BenchArguments) -> Result<ExitCode> {
         "deploy" => deploy::deploy(json).await?,
         "payload" => payload::payload(json)?,
         "swarm" => tokio::task::block_in_place(|| swarm::swarm(&choice))?,
+        "swarm-cpu" => tokio::task::block_in_place(|| swarm_cpu::swarm_cpu(&choice))?,
         "swarm-sim" => tokio::task::block_in_place(|| swarm_sim::swarm_sim(quick, json))?,
         "have" => tokio::task::block_in_place(|| have::have(quick, json))?,
         "paper" => tokio::task::block_in_place(|| paper::paper(&choice))?,

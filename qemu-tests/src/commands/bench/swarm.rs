@@ -11,8 +11,8 @@ mod turns;
 use anyhow::{Result, ensure};
 use qemu_tests::programs::Programs;
 
-pub(super) use cases::{Case, Entry, PAPER_MIB};
-pub(super) use sample::Row;
+pub(super) use cases::{Case, Entry, PAPER_MIB, peer};
+pub(super) use sample::{Row, Sample};
 pub(super) use turns::Turns;
 
 /// Turns per row.

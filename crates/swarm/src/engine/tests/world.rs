@@ -27,11 +27,13 @@ pub(super) struct Character {
     pub(super) corrupts: u64,
     /// It takes requests and never sends a block.
     pub(super) stalls: bool,
+    /// Rejects every n-th request instead of sending the block; 0 = never.
+    pub(super) rejects: u64,
 }
 
 impl Default for Character {
     fn default() -> Character {
-        Character { uplink: 100_000_000, corrupts: 0, stalls: false }
+        Character { uplink: 100_000_000, corrupts: 0, stalls: false, rejects: 0 }
     }
 }
 
@@ -471,6 +473,10 @@ impl World {
         Message::Piece(block.into()).encode(&mut bytes);
         bytes.extend_from_slice(&node.data[from..from + block.bytes() as usize]);
         node.blocks_sent += 1;
+        if node.character.rejects > 0 && node.blocks_sent.is_multiple_of(node.character.rejects) {
+            let now = self.now;
+            return node.engine.handle_unreadable(now, to, block);
+        }
         if node.character.corrupts > 0 && node.blocks_sent.is_multiple_of(node.character.corrupts) {
             *bytes.last_mut().unwrap() ^= 1;
         }
