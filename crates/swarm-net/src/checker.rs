@@ -54,7 +54,8 @@ impl Checker {
             PieceHashes::Sha1 => Expected::Sha1(metainfo.pieces.clone()),
             PieceHashes::Blake3(hashes) => Expected::Blake3(hashes),
         });
-        let count = thread::available_parallelism().map_or(1, |count| (count.get() / 2).clamp(1, THREADS_MAX));
+        let count =
+            thread::available_parallelism().map_or(1, |count| (count.get() / 2).clamp(1, THREADS_MAX));
         let mut threads = Vec::new();
         for number in 0..count {
             let (sender, jobs) = sync_channel(QUEUE);

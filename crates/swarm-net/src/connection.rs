@@ -7,13 +7,14 @@
 use crate::buffers::{Buffer, Pool};
 use crate::driver::Input;
 use crate::intake::Intake;
+use crate::low_water::LowWater;
 use crate::outlet::{BURST_BYTES, Burst, load, load_cached, write_all};
 use crate::store::PieceStore;
 use std::collections::VecDeque;
 use std::io;
 use std::net;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use swarm::wire::{Decoder, HANDSHAKE_BYTES, Handshake, Message};
 use swarm::{BLOCK_BYTES, Block, PeerKey};
 use tokio::net::TcpStream;
@@ -26,9 +27,6 @@ const IDLE_BURSTS_MAX: usize = 4;
 
 /// Parcels for a writer that wait. A peer that lets more pile up doesn't read, and is dropped as such.
 const WRITER_QUEUE: usize = 1024;
-
-/// Unsent bytes above which the kernel reports the socket as full: queues belong where cancels can reach them.
-const UNSENT_KERNEL_BYTES: u32 = 256 * 1024;
 
 /// How long sent bytes may stay without an acknowledgement, or the peer's window closed: then its power is cut
 /// or it hangs, and the kernel gives the connection up. Above the engine's bound on silence, which is the rule.
@@ -69,9 +67,7 @@ impl Connection {
         context: &Context,
     ) -> io::Result<Connection> {
         stream.set_nodelay(true)?;
-        let socket = socket2::SockRef::from(&stream);
-        socket.set_tcp_notsent_lowat(UNSENT_KERNEL_BYTES)?;
-        socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED_MAX))?;
+        socket2::SockRef::from(&stream).set_tcp_user_timeout(Some(UNACKNOWLEDGED_MAX))?;
         let stream = stream.into_std()?;
         let (to_writer, parcels) = mpsc::channel(WRITER_QUEUE);
         let task = tasks.spawn_on(run(stream, peer, context.clone(), parcels), shard);
@@ -121,6 +117,7 @@ async fn both_ways(
         parcels,
         messages: Vec::new(),
         blocks: VecDeque::new(),
+        low_water: LowWater::set_on(&stream)?,
     };
     tokio::select! {
         end = reader.read() => end,
@@ -203,6 +200,7 @@ struct Writer<'a> {
     messages: Vec<u8>,
     /// Blocks that are still to be sent. Messages overtake them.
     blocks: VecDeque<Block>,
+    low_water: LowWater,
 }
 
 impl Writer<'_> {
@@ -215,6 +213,7 @@ impl Writer<'_> {
             while let Ok(parcel) = self.parcels.try_recv() {
                 self.sort(parcel);
             }
+            let begun = Instant::now();
             let bytes = self.messages.len();
             let bytes = if self.blocks.is_empty() {
                 write_all(self.stream, &self.messages, &[]).await?;
@@ -226,6 +225,7 @@ impl Writer<'_> {
                 bytes + burst.bytes
             };
             self.messages.clear();
+            self.low_water.note(self.stream, bytes, begun.elapsed())?;
             self.context.give(Input::Sent { peer: self.peer, bytes: bytes as u64 }).await?;
         }
     }

@@ -15,6 +15,7 @@ mod driver;
 mod hashing;
 mod http;
 mod intake;
+mod low_water;
 mod outlet;
 mod peer;
 mod shards;

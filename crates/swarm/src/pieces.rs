@@ -98,6 +98,7 @@ pub(crate) struct PieceMap {
     verified: PieceSet,
     arriving: BTreeSet<PieceIndex>,
     in_memory: u32,
+    checking: u32,
     container_pieces: u32,
     begun: Vec<u32>,
     obtainable: u32,
@@ -115,6 +116,7 @@ impl PieceMap {
             verified: PieceSet::empty(pieces),
             arriving: BTreeSet::new(),
             in_memory: 0,
+            checking: 0,
             container_pieces,
             begun: vec![0; pieces.div_ceil(container_pieces) as usize],
             obtainable: 0,
@@ -145,6 +147,11 @@ impl PieceMap {
     /// Pieces whose bytes are in memory or about to be: arriving, fetching or checking.
     pub(crate) fn in_memory(&self) -> u32 {
         self.in_memory
+    }
+
+    /// Pieces that wait for their hash, or to be stored.
+    pub(crate) fn checking(&self) -> u32 {
+        self.checking
     }
 
     /// Missing pieces that a connected peer has.
@@ -279,6 +286,7 @@ impl PieceMap {
             let givers = givers.collect();
             self.arriving.remove(&block.piece());
             self.set(block.piece(), PieceState::Checking(givers));
+            self.checking += 1;
         }
         Receipt::Needed { also_asked, completes }
     }
@@ -305,6 +313,7 @@ impl PieceMap {
         }
         if arrived {
             self.set(piece, PieceState::Checking(BTreeSet::new()));
+            self.checking += 1;
         } else {
             self.enter_missing(piece);
         }
@@ -316,6 +325,7 @@ impl PieceMap {
         let givers = std::mem::take(givers);
         self.set(piece, PieceState::Verified);
         self.in_memory -= 1;
+        self.checking -= 1;
         self.verified.insert(piece.get());
         Some(givers)
     }
@@ -326,6 +336,7 @@ impl PieceMap {
             return BTreeSet::new();
         };
         let givers = std::mem::take(givers);
+        self.checking -= 1;
         self.enter_missing(piece);
         givers
     }
@@ -362,6 +373,7 @@ impl PieceMap {
     /// What must hold between any two calls; the first that doesn't is the answer.
     pub(crate) fn broken_invariant(&self) -> Option<String> {
         let mut in_memory = 0;
+        let mut checking = 0;
         let mut obtainable = 0;
         for (piece, state) in self.geometry.all().zip(&self.states) {
             let (missing, arriving, verified) = match state {
@@ -371,6 +383,7 @@ impl PieceMap {
                 PieceState::Verified => (false, false, true),
             };
             in_memory += u32::from(!missing && !verified);
+            checking += u32::from(matches!(state, PieceState::Checking(_)));
             obtainable += u32::from(missing && self.availability(piece) > 0);
             let sets = (self.missing.has(piece), self.arriving.contains(&piece), self.verified.has(piece));
             if sets != (missing, arriving, verified) {
@@ -389,12 +402,9 @@ impl PieceMap {
                 }
             }
         }
-        (in_memory != self.in_memory || obtainable != self.obtainable).then(|| {
-            format!(
-                "in memory {in_memory} != {}, obtainable {obtainable} != {}",
-                self.in_memory, self.obtainable
-            )
-        })
+        let (counted, kept) =
+            ([in_memory, checking, obtainable], [self.in_memory, self.checking, self.obtainable]);
+        (counted != kept).then(|| format!("in memory, checking, obtainable are {counted:?}, not {kept:?}"))
     }
 }
 

@@ -255,12 +255,18 @@ impl Swarm {
     }
 
     fn new_piece(&mut self, peer: PeerKey) -> Option<PieceIndex> {
-        if self.pieces.in_memory() >= self.config.pieces_in_memory_max() {
+        if self.is_memory_full() {
             return None;
         }
         let Swarm { picker, pieces, chance, peers, .. } = self;
         let super::Standing::Active(active) = &peers.get(&peer)?.standing else { return None };
         picker.choose(pieces, &active.have, chance)
+    }
+
+    /// Whether no piece may be begun before another is verified.
+    pub(super) fn is_memory_full(&self) -> bool {
+        self.pieces.in_memory() >= self.config.pieces_in_memory_max()
+            || self.pieces.checking() >= self.config.pieces_checking_max()
     }
 
     /// End-game: nothing is left to begin, so a peer with nothing to do is asked for the block whose owner will

@@ -147,7 +147,7 @@ impl Swarm {
     }
 
     fn verified_now(&mut self, piece: PieceIndex) {
-        let was_full = self.pieces.in_memory() >= self.config.pieces_in_memory_max();
+        let was_full = self.is_memory_full();
         let Some(givers) = self.pieces.good(piece) else { return };
         self.clear_suspicion(&givers);
         for key in self.active_keys() {

@@ -109,7 +109,21 @@ impl SwarmConfig {
         let fitting = self.limits.buffer_bytes_max / u64::from(self.geometry.piece_bytes());
         u32::try_from(fitting).unwrap_or(u32::MAX).clamp(2, 1024)
     }
+
+    /// While so many pieces wait for their hash or to be stored, none is begun: their bytes would only wait, and
+    /// what waits long has left the processor's cache.
+    pub(crate) fn pieces_checking_max(&self) -> u32 {
+        let fitting = CHECKING_BYTES / u64::from(self.geometry.piece_bytes());
+        u32::try_from(fitting).unwrap_or(u32::MAX).max(CHECKING_PIECES_MIN)
+    }
 }
+
+/// Some milliseconds of hashing. (Eight peers on two processors, links without a rate: a quarter less processor time
+/// than with all of `buffer_bytes_max` waiting.)
+const CHECKING_BYTES: u64 = 8 << 20;
+
+/// One for each hashing thread.
+const CHECKING_PIECES_MIN: u32 = 4;
 
 /// What the driver has to do. The driver matches all of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
