@@ -20,9 +20,10 @@ const OTHER: &str = "libtorrent";
 const OURS: &str = "ours";
 /// Bytes per processor second, ours over the other's.
 const RATIO_MIN: f64 = 2.0;
-/// Long enough that starting and ending are a small part: half a second at a gigabyte per second.
-const MIB: u64 = 512;
-const QUICK_MIB: u64 = 128;
+/// Nodes and MiB: long enough that starting and ending are a small part (two seconds at a gigabyte per second), and
+/// not more files in memory than a virtual machine keeps at hand.
+const SIZES: [(usize, u64); 3] = [(1, 1024), (4, 512), (8, 256)];
+const QUICK_SIZES: [(usize, u64); 2] = [(1, 256), (4, 128)];
 const RUNS: usize = 3;
 /// A race that other work disturbed is held again so often.
 const AGAIN_MAX: usize = 2;
@@ -33,10 +34,10 @@ const COLUMNS: [&str; 8] = ["N", "peer", "MiB", "MB/s", "MB/s range", "MB per CP
 pub(super) fn swarm_cpu(choice: &Choice) -> Result<()> {
     let programs = Programs::find_peers()?;
     session::before_exit(bed::sweep_own);
-    let (counts, mib): (&[usize], u64) = if choice.quick { (&[1, 4], QUICK_MIB) } else { (&[1, 4, 8], MIB) };
+    let sizes: &[(usize, u64)] = if choice.quick { &QUICK_SIZES } else { &SIZES };
     let runs = choice.runs.unwrap_or(if choice.quick { 1 } else { RUNS });
     let mut rows = Vec::new();
-    for &nodes in counts {
+    for &(nodes, mib) in sizes {
         let shape = Shape::new(nodes, None);
         let entries = [OURS, OTHER].map(|name| Entry::new(peer(name, &programs), shape.clone(), mib));
         let bed = Bed::new(shape)?;
