@@ -32,7 +32,7 @@ const REQUEST_HOLD: Duration = Duration::from_millis(250);
 const REQUESTS_REVEALED: usize = 16;
 
 /// How fast the round trip that we believe in grows while no answer is as quick: by this part per second.
-const ROUND_TRIP_GROWTH: u32 = 64;
+const ROUND_TRIP_GROWTH: u128 = 64;
 const ROUND_TRIP_STEP: Duration = Duration::from_millis(500);
 
 /// Round trips longer than this are queues, not distance.
@@ -105,7 +105,8 @@ impl Active {
         // The shortest answer is the round trip; longer ones waited in a queue, our own requests' among others,
         // so belief in it fades by time only, and slowly. A route that got longer is noticed nevertheless.
         let elapsed = now.since(self.round_trip_at);
-        let drifted = self.round_trip + self.round_trip.mul_f32(elapsed.as_secs_f32()) / ROUND_TRIP_GROWTH;
+        let grown = self.round_trip.as_micros() * elapsed.as_millis() / (1000 * ROUND_TRIP_GROWTH);
+        let drifted = self.round_trip + Duration::from_micros(u64::try_from(grown).unwrap_or(u64::MAX));
         if self.round_trip.is_zero() || took <= drifted {
             (self.round_trip, self.round_trip_at) = (took, now);
         } else if elapsed >= ROUND_TRIP_STEP {
