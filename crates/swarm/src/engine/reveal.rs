@@ -18,7 +18,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// A piece that was revealed and then neither asked for, sent nor seen for this long is revealed to another peer.
-/// What waits for its turn on our uplink isn't late: a seed with many neighbours may need longer than this.
+/// A peer whose requests wait for their turn on our uplink isn't late: it has as many out as it may, and a seed
+/// with many neighbours may need longer than this for all of them.
 const OFFER_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// To a peer that is alone, what it takes in this time is revealed ahead: enough to keep the link busy, little
@@ -164,29 +165,27 @@ impl Swarm {
         }
     }
 
-    /// A block was sent.
-    pub(super) fn reveal_sent(&mut self, peer: PeerKey, block: Block) {
+    /// A block was sent: the peer can ask for the next one, of whatever it is offered.
+    pub(super) fn reveal_sent(&mut self, peer: PeerKey) {
         let now = self.now;
-        if let Some(Reveal::Passing { offers, .. }) = &mut self.reveal
-            && let Some(offer) = offers.get_mut(&block.piece()).filter(|offer| offer.to == peer)
-        {
-            offer.at = now;
+        if let Some(Reveal::Passing { offers, .. }) = &mut self.reveal {
+            offers.values_mut().filter(|offer| offer.to == peer).for_each(|offer| offer.at = now);
         }
     }
 
     /// At every tick: offers that came to nothing are withdrawn, those that arrived are done with.
     pub(super) fn renew_offers(&mut self) {
         let Swarm { now, pieces, peers, .. } = self;
-        let waits = |peer: PeerKey, piece: PieceIndex| {
+        let waits = |peer: PeerKey| {
             peers.get(&peer).is_some_and(|connection| match &connection.standing {
-                super::Standing::Active(active) => active.queue.iter().any(|block| block.piece() == piece),
+                super::Standing::Active(active) => !active.queue.is_empty(),
                 super::Standing::Greeting | super::Standing::Proving(_) => false,
             })
         };
         if let Some(Reveal::Passing { offers, idle, .. }) = &mut self.reveal {
             offers.retain(|piece, offer| {
                 let unseen = pieces.availability(*piece) == 0;
-                let lapsed = now.since(offer.at) >= OFFER_TIMEOUT && !waits(offer.to, *piece);
+                let lapsed = now.since(offer.at) >= OFFER_TIMEOUT && !waits(offer.to);
                 if unseen && lapsed && offer.asked_bytes < pieces.geometry().bytes_of(*piece) {
                     idle.insert(offer.to);
                 }
