@@ -108,7 +108,8 @@ impl World {
     fn transmit(&mut self, node: NodeId, to: PeerKey, wire: Wire, bytes: usize) {
         let Some(&link) = self.peers.get(node.0).and_then(|peer| peer.links.get(&to)) else { return };
         let now_ns = self.queue.now_ns();
-        if let Some(oracle) = &mut self.oracle {
+        // What is sent in the moment before the end hears that the other has closed reaches nobody.
+        if let Some(oracle) = self.oracle.as_mut().filter(|_| self.network.is_open(link)) {
             match &wire {
                 Wire::Message(Message::Request(raw)) => oracle.asks(now_ns, node, link, *raw),
                 Wire::Message(Message::Cancel(raw)) => oracle.settled(node, link, *raw),
