@@ -3,8 +3,8 @@
 use crate::buffers::Buffer;
 use crate::config::PieceHashes;
 use crate::driver::Input;
+use crate::sha1_lanes::{LANES, sha1_of_each};
 use crate::store::PieceStore;
-use sha1::{Digest, Sha1};
 use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
@@ -12,7 +12,7 @@ use std::thread;
 use swarm::{CheckOutcome, Metainfo, PieceIndex};
 use tokio::sync::mpsc;
 
-/// Hashing threads: more than the store and the network can keep busy are of no use.
+/// Hashing threads, at most half of the cores: the other half carry the network. More than these outrun every store.
 const THREADS_MAX: usize = 4;
 
 /// Jobs that wait at one thread. The engine's bound on pieces in memory (1024) is the real one.
@@ -23,6 +23,12 @@ pub(crate) struct Job {
     pub(crate) piece: PieceIndex,
     /// Its bytes, in order, each part with its length.
     pub(crate) parts: Vec<(Buffer, usize)>,
+}
+
+impl Job {
+    fn bytes(&self) -> Vec<&[u8]> {
+        self.parts.iter().filter_map(|(buffer, length)| buffer.bytes().get(..*length)).collect()
+    }
 }
 
 /// The threads; they end when this is dropped.
@@ -79,40 +85,46 @@ impl Checker {
 }
 
 impl Worker {
+    /// Takes all that waits, up to what can be hashed at once.
     fn run(self) {
         while let Ok(job) = self.jobs.recv() {
-            let (outcome, error) = self.check(&job);
-            // Its buffers are free before the engine knows that there is room for another piece.
-            let piece = job.piece;
-            drop(job);
-            if self.results.blocking_send(Input::Checked { piece, outcome, error }).is_err() {
-                return;
+            let jobs: Vec<Job> = std::iter::once(job).chain(self.jobs.try_iter().take(LANES - 1)).collect();
+            let good = self.good(&jobs);
+            for (job, good) in jobs.into_iter().zip(good) {
+                let (outcome, error) = if good { self.store(&job) } else { (CheckOutcome::Corrupt, None) };
+                // Its buffers are free before the engine knows that there is room for another piece.
+                let piece = job.piece;
+                drop(job);
+                if self.results.blocking_send(Input::Checked { piece, outcome, error }).is_err() {
+                    return;
+                }
             }
         }
     }
 
-    fn check(&self, job: &Job) -> (CheckOutcome, Option<io::Error>) {
-        let parts: Vec<&[u8]> =
-            job.parts.iter().filter_map(|(buffer, length)| buffer.bytes().get(..*length)).collect();
-        let at = job.piece.get() as usize;
-        let good = match self.expected.as_ref() {
-            Expected::Sha1(hashes) => hashes.get(at).is_some_and(|hash| sha1(&parts).as_slice() == hash),
-            Expected::Blake3(hashes) => hashes.get(at).is_some_and(|hash| blake3(&parts) == *hash),
-        };
-        if !good {
-            return (CheckOutcome::Corrupt, None);
+    /// Whether each has the hash that it should.
+    fn good(&self, jobs: &[Job]) -> Vec<bool> {
+        let expected = |job: &Job| job.piece.get() as usize;
+        match self.expected.as_ref() {
+            Expected::Sha1(hashes) => {
+                let pieces: Vec<Vec<&[u8]>> = jobs.iter().map(Job::bytes).collect();
+                let found = sha1_of_each(&pieces);
+                jobs.iter().zip(&found).map(|(job, found)| hashes.get(expected(job)) == Some(found)).collect()
+            }
+            Expected::Blake3(hashes) => {
+                let is_good =
+                    |job: &Job| hashes.get(expected(job)).is_some_and(|hash| blake3(&job.bytes()) == *hash);
+                jobs.iter().map(is_good).collect()
+            }
         }
-        match self.store.write_piece_parts(job.piece.get(), &parts) {
+    }
+
+    fn store(&self, job: &Job) -> (CheckOutcome, Option<io::Error>) {
+        match self.store.write_piece_parts(job.piece.get(), &job.bytes()) {
             Ok(()) => (CheckOutcome::Stored, None),
             Err(error) => (CheckOutcome::NotStored, Some(error)),
         }
     }
-}
-
-fn sha1(parts: &[&[u8]]) -> sha1::digest::Output<Sha1> {
-    let mut hasher = Sha1::new();
-    parts.iter().for_each(|part| hasher.update(part));
-    hasher.finalize()
 }
 
 fn blake3(parts: &[&[u8]]) -> blake3::Hash {

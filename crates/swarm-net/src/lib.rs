@@ -18,6 +18,7 @@ mod intake;
 mod low_water;
 mod outlet;
 mod peer;
+mod sha1_lanes;
 mod shards;
 mod stats_json;
 mod store;
