@@ -81,8 +81,20 @@ pub(crate) struct NetbootCounts {
     pub(crate) tftp_started: u64,
     /// TFTP transfers that came to their end.
     pub(crate) tftp_complete: u64,
+    /// TFTP transfers that ended when the node knew the size, as firmware begins.
+    pub(crate) tftp_probed: u64,
+    /// TFTP transfers that the node ended otherwise.
+    pub(crate) tftp_aborted: u64,
     /// TFTP transfers whose node fell silent.
     pub(crate) tftp_timed_out: u64,
+    /// TFTP transfers given up for another request.
+    pub(crate) tftp_replaced: u64,
+    /// TFTP requests for what there is not.
+    pub(crate) tftp_refused: u64,
+    /// TFTP requests left unanswered because too many transfers were under way.
+    pub(crate) tftp_overloaded: u64,
+    /// TFTP blocks sent again.
+    pub(crate) tftp_resent_blocks: u64,
     /// Bytes that nodes have got by TFTP.
     pub(crate) tftp_bytes: u64,
     /// Boot scripts sent.
@@ -106,6 +118,7 @@ impl Netboot {
         store: Store,
         extra_http: axum::Router,
     ) -> anyhow::Result<Self> {
+        net::raise_file_limit();
         let (address, prefix) = net::interface_address(&config.interface, config.address)?;
         let http_address = SocketAddrV4::new(address, config.http_port);
         let agent_address = SocketAddrV4::new(address, config.agent_port);
@@ -176,7 +189,13 @@ impl Netboot {
             dhcp_overloaded: read(&dhcp.overloaded),
             tftp_started: read(&tftp.started),
             tftp_complete: read(&tftp.complete),
+            tftp_probed: read(&tftp.probed),
+            tftp_aborted: read(&tftp.aborted),
             tftp_timed_out: read(&tftp.timed_out),
+            tftp_replaced: read(&tftp.replaced),
+            tftp_refused: read(&tftp.refused),
+            tftp_overloaded: read(&tftp.overloaded),
+            tftp_resent_blocks: read(&tftp.resent_blocks),
             tftp_bytes: read(&tftp.bytes),
             scripts: read(&http.scripts),
             http_files: read(&http.files),

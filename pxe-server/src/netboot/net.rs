@@ -5,6 +5,7 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 
 use anyhow::{Context as _, bail};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -12,6 +13,8 @@ use super::dhcp::Prefix;
 
 /// Room for the packets of a boot storm: at 1000 DHCP handshakes per second the kernel's default loses 1 %.
 const UDP_BUFFER_BYTES: usize = 4 << 20;
+/// Open files: twice the connections and TFTP transfers that there can be.
+const FILES_MAX: u64 = 16_384;
 /// Connections that wait to be accepted.
 const TCP_BACKLOG: i32 = 1024;
 
@@ -70,6 +73,15 @@ pub(super) fn bind_udp(interface: &str, address: SocketAddrV4) -> anyhow::Result
     };
     let socket = open().map_err(|error| port_error(Transport::Udp, address, error))?;
     tokio::net::UdpSocket::from_std(socket.into()).context("handing a socket to tokio")
+}
+
+/// Each TFTP transfer and each connection is an open file, and the usual limit of 1024 is less than a storm needs.
+pub(super) fn raise_file_limit() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard.min(FILES_MAX), hard));
+    if let Err(error) = raised {
+        tracing::warn!(%error, "the limit of open files cannot be raised: a boot storm may exceed it");
+    }
 }
 
 /// A TCP listener.

@@ -1,51 +1,34 @@
-//! The TFTP server's sockets: one that listens, and one for each transfer (RFC 1350 section 4).
+//! The TFTP server's door: takes requests, gives places, and hands transfers to the shards.
 
-use std::collections::HashMap;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use axum::body::Bytes;
+use tftp::{Packet, ReadRequest, Transfer, error_code, error_packet};
 use tokio::net::UdpSocket;
-use tokio::task::{JoinHandle, JoinSet};
-use tracing::{debug, info, warn};
+use tokio::sync::{Semaphore, mpsc};
+use tokio::task::JoinHandle;
+use tracing::{debug, warn};
 
 use super::FileSource;
-use super::request::{Packet, ReadRequest, error, error_code, parse};
-use super::transfer::{BLOCK_BYTES_MAX, Outcome, Transfer};
+use super::counters::{TftpCounters, count};
+use super::places::{Flags, Places, Taken};
+use super::shard::{Job, Shard};
+use super::socket::TransferSocket;
 use crate::netboot::net;
 
-/// Transfers at a time: with the files in memory each costs a socket and a few hundred bytes.
-const TRANSFERS_MAX: usize = 512;
-/// Transfers of one node at a time; firmware needs one, and one more that it has left behind.
-const TRANSFERS_PER_NODE_MAX: usize = 8;
-/// Requests and acknowledgements are far smaller.
+/// Threads that carry transfers: more than this never fill a link faster.
+const SHARDS_MAX: usize = 8;
+/// Files that are opened at a time; the others' turn comes within milliseconds.
+const OPENINGS_MAX: usize = 16;
+/// Requests are far smaller.
 const PACKET_BYTES_MAX: usize = 2048;
 
 /// The running TFTP server. Dropping it stops it and all transfers.
 pub(in crate::netboot) struct Tftp {
     task: JoinHandle<()>,
     counters: Arc<TftpCounters>,
-}
-
-/// What the server has done so far.
-#[derive(Debug, Default)]
-pub(in crate::netboot) struct TftpCounters {
-    /// Transfers begun.
-    pub(in crate::netboot) started: AtomicU64,
-    /// Transfers whose last block was acknowledged.
-    pub(in crate::netboot) complete: AtomicU64,
-    /// Transfers that the node ended, such as size probes.
-    pub(in crate::netboot) aborted: AtomicU64,
-    /// Transfers whose node fell silent.
-    pub(in crate::netboot) timed_out: AtomicU64,
-    /// Requests for what there is not.
-    pub(in crate::netboot) refused: AtomicU64,
-    /// Requests left unanswered because too many transfers were under way.
-    pub(in crate::netboot) overloaded: AtomicU64,
-    /// Bytes of files that nodes have acknowledged.
-    pub(in crate::netboot) bytes: AtomicU64,
 }
 
 impl Tftp {
@@ -57,14 +40,24 @@ impl Tftp {
     ) -> anyhow::Result<Self> {
         let socket = net::bind_udp(interface, address)?;
         let counters = Arc::new(TftpCounters::default());
-        let listener = Listener {
+        let threads = std::thread::available_parallelism().map_or(1, usize::from).min(SHARDS_MAX);
+        let (ended, ends) = mpsc::unbounded_channel();
+        let shards = (0..threads).map(|_| Shard::start(Arc::clone(&counters), ended.clone()));
+        let opener = Opener {
             interface: interface.to_owned(),
             local: *address.ip(),
-            socket,
             files,
+            shards: shards.collect::<anyhow::Result<_>>()?,
             counters: Arc::clone(&counters),
-            active: HashMap::new(),
-            transfers: JoinSet::new(),
+            ended,
+            turn: Arc::new(Semaphore::new(OPENINGS_MAX)),
+        };
+        let listener = Listener {
+            socket: Arc::new(socket),
+            opener: Arc::new(opener),
+            counters: Arc::clone(&counters),
+            places: Places::default(),
+            ends,
         };
         Ok(Self { task: tokio::spawn(listener.run()), counters })
     }
@@ -74,7 +67,7 @@ impl Tftp {
         &self.counters
     }
 
-    /// Stops and waits until the sockets are closed.
+    /// Stops and waits until the listening socket is closed.
     pub(in crate::netboot) async fn shutdown(mut self) {
         self.task.abort();
         // Aborted is what we asked for.
@@ -89,19 +82,12 @@ impl Drop for Tftp {
 }
 
 struct Listener {
-    interface: String,
-    local: Ipv4Addr,
-    socket: UdpSocket,
-    files: Arc<dyn FileSource>,
+    socket: Arc<UdpSocket>,
+    opener: Arc<Opener>,
     counters: Arc<TftpCounters>,
-    /// What each node's port reads; a second request from it is either an echo or a change of mind.
-    active: HashMap<SocketAddrV4, Active>,
-    transfers: JoinSet<SocketAddrV4>,
-}
-
-struct Active {
-    request: ReadRequest,
-    task: tokio::task::AbortHandle,
+    places: Places,
+    /// Numbers of transfers that are over; there are never more of them than places.
+    ends: mpsc::UnboundedReceiver<u64>,
 }
 
 impl Listener {
@@ -109,6 +95,9 @@ impl Listener {
         let mut buffer = vec![0; PACKET_BYTES_MAX];
         loop {
             tokio::select! {
+                // Places are freed before the next request asks for one.
+                biased;
+                Some(number) = self.ends.recv() => self.places.free(number),
                 received = self.socket.recv_from(&mut buffer) => match received {
                     Ok((len, SocketAddr::V4(node))) => {
                         self.handle(node, buffer.get(..len).unwrap_or_default()).await;
@@ -119,111 +108,97 @@ impl Listener {
                         tokio::time::sleep(Duration::from_millis(100)).await;
                     }
                 },
-                Some(ended) = self.transfers.join_next() => {
-                    if let Ok(node) = ended && self.active.get(&node).is_some_and(|active| active.task.is_finished()) {
-                        self.active.remove(&node);
-                    }
-                }
             }
         }
     }
 
     async fn handle(&mut self, node: SocketAddrV4, bytes: &[u8]) {
-        let request = match parse(bytes) {
+        let request = match Packet::parse(bytes) {
             Some(Packet::Read(request)) => request,
             Some(Packet::Write) => {
-                return self.refuse(node, error_code::ACCESS, "this server only reads").await;
+                count(&self.counters.refused);
+                return refuse(&self.socket, node, error_code::ACCESS, "this server only reads").await;
             }
             // A transfer's own socket gets these; here they are strays.
             Some(Packet::Ack(_) | Packet::Error(_)) => return,
-            None => return self.refuse(node, error_code::ILLEGAL, "not a TFTP request").await,
-        };
-        if let Some(active) = self.active.get(&node) {
-            if active.request == request && !active.task.is_finished() {
-                return;
+            None => {
+                count(&self.counters.refused);
+                return refuse(&self.socket, node, error_code::ILLEGAL, "not a request to read a file").await;
             }
-            active.task.abort();
-            self.active.remove(&node);
-        }
-        let of_node = self.active.keys().filter(|active| active.ip() == node.ip()).count();
-        if self.active.len() >= TRANSFERS_MAX || of_node >= TRANSFERS_PER_NODE_MAX {
+        };
+        let taken = self.places.take(node, &request);
+        self.counters.replaced.fetch_add(self.places.take_replaced(), Ordering::Relaxed);
+        match taken {
+            Taken::Place(number, flags) => {
+                let wish = Wish { number, node, request, flags };
+                tokio::spawn(Arc::clone(&self.opener).open(Arc::clone(&self.socket), wish));
+            }
+            Taken::Echo => {}
             // No answer: firmware asks again in a second, but gives up on an error.
-            self.counters.overloaded.fetch_add(1, Ordering::Relaxed);
-            return;
+            Taken::Full => count(&self.counters.overloaded),
         }
-        let Some(file) = self.files.open(&request.name, *node.ip()) else {
-            debug!(%node, file = %request.name.escape_debug(), "TFTP file not found");
-            return self.refuse(node, error_code::NOT_FOUND, "no such file").await;
-        };
-        let socket = match self.transfer_socket(node).await {
-            Ok(socket) => socket,
-            Err(error) => return warn!(%node, %error, "no socket for a TFTP transfer"),
-        };
-        self.counters.started.fetch_add(1, Ordering::Relaxed);
-        let counters = Arc::clone(&self.counters);
-        let work = transfer(socket, node, request.clone(), file, counters);
-        let task = self.transfers.spawn(async move {
-            work.await;
-            node
-        });
-        self.active.insert(node, Active { request, task });
-    }
-
-    async fn refuse(&self, node: SocketAddrV4, code: u16, text: &str) {
-        self.counters.refused.fetch_add(1, Ordering::Relaxed);
-        if let Err(error) = self.socket.send_to(&error(code, text), node).await {
-            debug!(%node, %error, "sending a TFTP error failed");
-        }
-    }
-
-    async fn transfer_socket(&self, node: SocketAddrV4) -> anyhow::Result<UdpSocket> {
-        let socket = net::bind_udp(&self.interface, SocketAddrV4::new(self.local, 0))?;
-        socket.connect(SocketAddr::new(IpAddr::V4(*node.ip()), node.port())).await?;
-        Ok(socket)
     }
 }
 
-/// Runs one transfer to its end.
-async fn transfer(
-    socket: UdpSocket,
+/// A request that has its place.
+struct Wish {
+    number: u64,
     node: SocketAddrV4,
     request: ReadRequest,
-    file: Bytes,
+    flags: Arc<Flags>,
+}
+
+/// Opens files and sockets beside the listener, so that a slow one holds up nobody else.
+struct Opener {
+    interface: String,
+    local: Ipv4Addr,
+    files: Arc<dyn FileSource>,
+    shards: Vec<Shard>,
     counters: Arc<TftpCounters>,
-) {
-    let mut transfer = Transfer::start(&request, file, Instant::now());
-    let (mut out, mut input) =
-        (Vec::with_capacity(usize::from(BLOCK_BYTES_MAX) + 4), vec![0; PACKET_BYTES_MAX]);
-    let outcome = loop {
-        while transfer.poll_send(Instant::now(), &mut out) {
-            // A failed send is a lost packet: the timer deals with it.
-            let _ = socket.send(&out).await;
+    ended: mpsc::UnboundedSender<u64>,
+    turn: Arc<Semaphore>,
+}
+
+impl Opener {
+    async fn open(self: Arc<Self>, socket: Arc<UdpSocket>, wish: Wish) {
+        let Ok(_turn) = Arc::clone(&self.turn).acquire_owned().await else { return };
+        let (number, node, name) = (wish.number, wish.node, wish.request.name.clone());
+        let opener = Arc::clone(&self);
+        let begun = tokio::task::spawn_blocking(move || opener.begin(wish)).await.unwrap_or_default();
+        if begun {
+            return;
         }
-        let (None, Some(deadline)) = (transfer.outcome(), transfer.poll_timeout()) else {
-            break transfer.outcome();
+        // Nobody listens any more only when the server stops.
+        let _ = self.ended.send(number);
+        count(&self.counters.refused);
+        debug!(%node, file = name, "TFTP file not found");
+        refuse(&socket, node, error_code::NOT_FOUND, "no such file").await;
+    }
+
+    /// `false` if there is no such file.
+    fn begin(&self, wish: Wish) -> bool {
+        let Wish { number, node, request, flags } = wish;
+        let Some(file) = self.files.open(&request.name, *node.ip()) else { return false };
+        let socket = match TransferSocket::open(&self.interface, self.local, node) {
+            Ok(socket) => socket,
+            Err(error) => {
+                warn!(%node, %error, "no socket for a TFTP transfer");
+                // The node asks again.
+                let _ = self.ended.send(number);
+                return true;
+            }
         };
-        match tokio::time::timeout_at(deadline.into(), socket.recv(&mut input)).await {
-            Ok(Ok(len)) => transfer.handle_packet(Instant::now(), input.get(..len).unwrap_or_default()),
-            // The node's port is closed (ICMP): it has gone on without us.
-            Ok(Err(_)) => break Some(Outcome::Aborted(0)),
-            Err(_) => transfer.handle_timeout(Instant::now()),
+        count(&self.counters.started);
+        let transfer = Transfer::start(&request, file, Instant::now());
+        if let Some(shard) = self.shards.iter().min_by_key(|shard| shard.carried()) {
+            shard.begin(Job { number, node, name: request.name, flags, socket, transfer });
         }
-    };
-    let bytes = transfer.acknowledged_bytes();
-    counters.bytes.fetch_add(bytes, Ordering::Relaxed);
-    let file = request.name;
-    match outcome {
-        Some(Outcome::Complete) => {
-            counters.complete.fetch_add(1, Ordering::Relaxed);
-            info!(node = %node.ip(), file, bytes, "TFTP complete");
-        }
-        Some(Outcome::Aborted(code)) => {
-            counters.aborted.fetch_add(1, Ordering::Relaxed);
-            debug!(node = %node.ip(), file, code, "TFTP ended by the node, such as after asking for the size");
-        }
-        Some(Outcome::TimedOut) | None => {
-            counters.timed_out.fetch_add(1, Ordering::Relaxed);
-            warn!(node = %node.ip(), file, bytes, "TFTP stopped: the node fell silent");
-        }
+        true
+    }
+}
+
+async fn refuse(socket: &UdpSocket, node: SocketAddrV4, code: u16, text: &str) {
+    if let Err(error) = socket.send_to(&error_packet(code, text), node).await {
+        debug!(%node, %error, "sending a TFTP error failed");
     }
 }

@@ -1,12 +1,14 @@
 //! A TFTP server that only reads: boot programs for firmware that knows nothing better.
 //!
-//! Never opens a file: what there is to read is a [`FileSource`]'s, by name.
-//! RFC 1350 (protocol), 2347 (options), 2348 (blksize), 2349 (timeout, tsize), 7440 (windowsize).
-//! Why not a crate: `docs/decisions/0001-own-tftp.md`.
+//! Never opens a file: what there is to read is a [`FileSource`]'s, by name. What goes over the wire when is the
+//! crate `tftp`'s; here are sockets, threads and bounds. Why not a crate of others: `docs/decisions/0001-own-tftp.md`;
+//! why threads of its own: `docs/decisions/0005-tftp-shards.md`.
 
+mod counters;
 mod driver;
-mod request;
-mod transfer;
+mod places;
+mod shard;
+mod socket;
 
 #[cfg(test)]
 mod tests;
@@ -19,6 +21,7 @@ pub(super) use driver::Tftp;
 
 /// The seam to whatever nodes may read.
 pub(super) trait FileSource: Send + Sync {
-    /// The file with this name for the node with this address. `name` has no leading slash.
+    /// The file with this name for the node with this address. `name` is a relative path without `.` and `..`.
+    /// May block for milliseconds: it is called on a thread that may wait.
     fn open(&self, name: &str, node: Ipv4Addr) -> Option<Bytes>;
 }
