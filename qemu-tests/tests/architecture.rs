@@ -12,6 +12,7 @@ const LAYERS: [(&str, u8); 16] = [
     ("image-format", 0),
     ("boot-bundle", 0),
     ("dhcp-wire", 0),
+    ("boot-menu", 1),
     ("node-api", 1),
     ("swarm", 1),
     ("tftp", 1),
