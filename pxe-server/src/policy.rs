@@ -5,7 +5,7 @@ use std::sync::Arc;
 use dhcp_wire::MacAddr;
 
 use crate::bundle::Bundle;
-use crate::netboot::{BootDecision, BootFiles, BootPolicy, BootRequest, DhcpSeen, Program};
+use crate::netboot::{BootDecision, BootFiles, BootPolicy, BootRequest, DhcpSeen, Hint, Program};
 use crate::nodes::{Boot, Nodes};
 
 /// Answers for the nodes' records.
@@ -30,6 +30,10 @@ impl BootPolicy for Policy {
                 self.nodes.saw_dhcp(seen.mac);
             }
         }
+    }
+
+    fn hint(&self, mac: MacAddr) -> Hint {
+        self.nodes.hint(mac)
     }
 
     fn decide(&self, request: &BootRequest) -> BootDecision {

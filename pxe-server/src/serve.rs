@@ -145,10 +145,7 @@ async fn start_front(
     let config = NetbootConfig {
         interface,
         address: site.address,
-        pool: site.pool.map(|(first, last)| first..=last),
-        lease: Duration::from_secs(u64::from(site.lease_s)),
-        router: None,
-        dns: Vec::new(),
+        dhcp: site.dhcp.clone(),
         boot_files: site.boot_files.clone().unwrap_or_else(|| BOOT_FILES_DIR.into()),
         http_port: site.http_port,
         agent_port: site.agent_port,

@@ -7,13 +7,14 @@ use serde_json::Value;
 
 /// The layer of each package, lowest first. A package may depend on its own layer's lower neighbours only by
 /// being named in a lower layer; drivers, engines and formats never name a program.
-const LAYERS: [(&str, u8); 16] = [
+const LAYERS: [(&str, u8); 18] = [
     ("disk-layout", 0),
     ("image-format", 0),
     ("boot-bundle", 0),
     ("dhcp-wire", 0),
     ("boot-menu", 1),
     ("node-api", 1),
+    ("dhcp-engine", 1),
     ("swarm", 1),
     ("tftp", 1),
     ("image-apply", 2),

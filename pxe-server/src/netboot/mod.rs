@@ -13,23 +13,22 @@ mod router;
 mod tftp;
 
 use std::net::{Ipv4Addr, SocketAddrV4};
-use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
-use anyhow::ensure;
+use dhcp_engine::{BootNames, Mode, Settings};
 use store::Store;
 use tracing::{info, warn};
 
 use self::boot_files::BootPrograms;
-use self::dhcp::{BootNames, Dhcp, POOL_ADDRESSES_MAX, Prefix, Settings, Subnet};
+use self::dhcp::{Dhcp, Place};
 use self::http::Http;
 use self::router::{Booting, NoRouter};
 use self::tftp::Tftp;
 
-pub(crate) use policy::{BootDecision, BootFiles, BootPolicy, BootRequest, DhcpSeen, Program};
+pub(crate) use dhcp::{DEFAULT_LEASE, DhcpConfig, DhcpMode, Network};
+pub(crate) use policy::{BootDecision, BootFiles, BootPolicy, BootRequest, DhcpSeen, Hint, Program};
 
 /// Where Debian's package `ipxe` puts its boot programs.
 pub(crate) const BOOT_FILES_DIR: &str = "/usr/lib/ipxe";
@@ -43,14 +42,8 @@ pub(crate) struct NetbootConfig {
     pub(crate) interface: String,
     /// The server's address on it; `None` takes the interface's first.
     pub(crate) address: Option<Ipv4Addr>,
-    /// Addresses for nodes; `None` takes the upper half of the interface's subnet.
-    pub(crate) pool: Option<RangeInclusive<Ipv4Addr>>,
-    /// How long a node keeps its address without asking again; an hour suits most sites.
-    pub(crate) lease: Duration,
-    /// Router that nodes are told; `None` tells none.
-    pub(crate) router: Option<Ipv4Addr>,
-    /// Name servers that nodes are told.
-    pub(crate) dns: Vec<Ipv4Addr>,
+    /// Who gives addresses, and which.
+    pub(crate) dhcp: DhcpConfig,
     /// Directory with `undionly.kpxe`, `snponly.efi` and `ipxe.efi`; [`BOOT_FILES_DIR`].
     pub(crate) boot_files: PathBuf,
     /// TCP port of scripts and boot files; 80 unless something else has it.
@@ -61,7 +54,7 @@ pub(crate) struct NetbootConfig {
 
 /// The running netboot services. Dropping it stops them.
 pub(crate) struct Netboot {
-    dhcp: Dhcp,
+    dhcp: Option<Dhcp>,
     tftp: Tftp,
     http: Http,
     _no_router: Option<NoRouter>,
@@ -77,6 +70,10 @@ pub(crate) struct NetbootCounts {
     pub(crate) dhcp_answered: u64,
     /// DHCP packets dropped because the store was too slow.
     pub(crate) dhcp_overloaded: u64,
+    /// New addresses that somebody else was found to use.
+    pub(crate) dhcp_conflicts: u64,
+    /// Other DHCP servers that were heard of.
+    pub(crate) dhcp_other_servers: u64,
     /// TFTP transfers begun.
     pub(crate) tftp_started: u64,
     /// TFTP transfers that came to their end.
@@ -122,32 +119,19 @@ impl Netboot {
         let (address, prefix) = net::interface_address(&config.interface, config.address)?;
         let http_address = SocketAddrV4::new(address, config.http_port);
         let agent_address = SocketAddrV4::new(address, config.agent_port);
-        let pool = checked_pool(config.pool.clone(), prefix)?;
-        if let Some(warning) = net::neighbour_table_warning(pool_size(&pool)) {
-            warn!("{warning}");
-        }
         let (programs, missing) = BootPrograms::read(&config.boot_files)?;
         for sentence in missing {
             warn!("{sentence}");
         }
         let x64_http = programs.name(boot_files::UEFI_HTTP).or_else(|| programs.name(boot_files::UEFI));
-        let settings = Settings {
-            server: address,
-            lease: config.lease,
-            boot: BootNames {
-                script_url: http::script_url(http_address),
-                bios: programs.name(boot_files::BIOS),
-                x64: programs.name(boot_files::UEFI),
-                x64_http_url: x64_http.map(|name| http::file_url(http_address, &name)),
-            },
-            subnets: vec![Subnet {
-                prefix,
-                pool: pool.clone(),
-                excluded: Vec::new(),
-                router: config.router,
-                dns: config.dns,
-            }],
+        let boot = BootNames {
+            script_url: http::script_url(http_address),
+            bios: programs.name(boot_files::BIOS),
+            x64: programs.name(boot_files::UEFI),
+            x64_http_url: x64_http.map(|name| http::file_url(http_address, &name)),
         };
+        let place = Place { server: address, prefix, mac: dhcp::own_mac(&config.interface) };
+        let settings = dhcp::settings(&config.dhcp, place, boot)?;
         // HTTP first: whoever is told an address by DHCP finds everything else there.
         let listener = net::bind_tcp(http_address)?;
         let http = Http::start(
@@ -159,7 +143,13 @@ impl Netboot {
         );
         let tftp = Tftp::start(&config.interface, SocketAddrV4::new(address, TFTP_PORT), Arc::new(programs))?;
         let booting = Booting::default();
-        let dhcp = Dhcp::start(&config.interface, settings, policy, store, booting.clone())?;
+        let dhcp = match settings {
+            Some(settings) => {
+                tell_of(&settings);
+                Some(Dhcp::start(&config.interface, settings, policy, store, booting.clone())?)
+            }
+            None => None,
+        };
         let no_router = match NoRouter::start(&config.interface, booting) {
             Ok(no_router) => Some(no_router),
             Err(error) => {
@@ -168,8 +158,7 @@ impl Netboot {
             }
         };
         info!(
-            interface = config.interface, %address, network = %prefix, pool = %format_args!("{}-{}", pool.start(), pool.end()),
-            http = %http_address, "waiting for nodes"
+            interface = config.interface, %address, network = %prefix, http = %http_address, "waiting for nodes"
         );
         Ok(Self { dhcp, tftp, http, _no_router: no_router, http_address })
     }
@@ -181,12 +170,16 @@ impl Netboot {
 
     /// What the services have done so far.
     pub(crate) fn counts(&self) -> NetbootCounts {
-        let (dhcp, tftp, http) = (self.dhcp.counters(), self.tftp.counters(), self.http.counters());
+        let (tftp, http) = (self.tftp.counters(), self.http.counters());
+        let no_dhcp = Arc::default();
+        let dhcp = self.dhcp.as_ref().map_or(&no_dhcp, Dhcp::counters);
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         NetbootCounts {
             dhcp_received: read(&dhcp.received),
             dhcp_answered: read(&dhcp.answered),
             dhcp_overloaded: read(&dhcp.overloaded),
+            dhcp_conflicts: read(&dhcp.conflicts),
+            dhcp_other_servers: read(&dhcp.other_servers),
             tftp_started: read(&tftp.started),
             tftp_complete: read(&tftp.complete),
             tftp_probed: read(&tftp.probed),
@@ -206,38 +199,29 @@ impl Netboot {
     /// Stops every service and waits until its listening sockets are closed.
     pub(crate) async fn shutdown(self) {
         info!(counts = ?self.counts(), "netboot stops");
-        self.dhcp.shutdown().await;
+        if let Some(dhcp) = self.dhcp {
+            dhcp.shutdown().await;
+        }
         self.tftp.shutdown().await;
         self.http.shutdown().await;
     }
 }
 
-/// `wanted`, or the upper half of the subnet; an error if nodes could not use it.
-fn checked_pool(
-    wanted: Option<RangeInclusive<Ipv4Addr>>,
-    prefix: Prefix,
-) -> anyhow::Result<RangeInclusive<Ipv4Addr>> {
-    ensure!(prefix.len() <= 29, "the network {prefix} has no room for nodes; use one of /29 or larger");
-    let Some(pool) = wanted else {
-        let last = u32::from(prefix.broadcast()) - 1;
-        let half = (u32::MAX >> prefix.len()) / 2;
-        return Ok(Ipv4Addr::from(last - half.min(POOL_ADDRESSES_MAX) + 1)..=Ipv4Addr::from(last));
-    };
-    let (first, last) = (pool.start(), pool.end());
-    ensure!(first <= last, "the pool {first}-{last} is the wrong way round; write {last}-{first}");
-    ensure!(
-        prefix.contains(*first) && prefix.contains(*last),
-        "the pool {first}-{last} is not in the interface's network {prefix}"
-    );
-    ensure!(
-        pool_size(&pool) <= POOL_ADDRESSES_MAX,
-        "the pool {first}-{last} has more than {POOL_ADDRESSES_MAX} addresses; use a smaller part of the network"
-    );
-    Ok(pool)
-}
-
-fn pool_size(pool: &RangeInclusive<Ipv4Addr>) -> u32 {
-    u32::from(*pool.end()).saturating_sub(u32::from(*pool.start())).saturating_add(1)
+/// For the operator: who gives addresses, and which.
+fn tell_of(settings: &Settings) {
+    match settings.mode {
+        Mode::Dhcp => {
+            info!(
+                pools = dhcp::pools_text(settings),
+                reserved = settings.reservations.len(),
+                "giving addresses"
+            );
+        }
+        Mode::Proxy => info!("another DHCP server gives the addresses"),
+    }
+    if let Some(warning) = net::neighbour_table_warning(dhcp::nodes_on_link(settings)) {
+        warn!("{warning}");
+    }
 }
 
 #[cfg(test)]

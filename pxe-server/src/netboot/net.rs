@@ -9,7 +9,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::dhcp::Prefix;
+use dhcp_engine::Prefix;
 
 /// Room for the packets of a boot storm: at 1000 DHCP handshakes per second the kernel's default loses 1 %.
 const UDP_BUFFER_BYTES: usize = 4 << 20;

@@ -1,10 +1,10 @@
 //! What the tests of this module share, and stories over the real sockets.
 
-use std::fmt::Write as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
-use dhcp_wire::{MacAddr, PacketView};
+use dhcp_wire::MacAddr;
 
 use super::*;
 
@@ -21,52 +21,6 @@ pub(super) fn golden(name: &str, actual: &str) {
     }
     let expected = std::fs::read_to_string(&path).unwrap_or_default();
     assert_eq!(actual, expected, "{} differs; {REFRESH}=1 writes it anew", path.display());
-}
-
-/// A packet for people: its fields, its options, then its bytes.
-pub(super) fn describe(bytes: &[u8]) -> String {
-    let packet = PacketView::new(bytes).expect("a DHCP packet");
-    let mut text = String::new();
-    let file = String::from_utf8_lossy(&bytes[108..236]).trim_end_matches('\0').to_owned();
-    let (kind, broadcast) = (packet.kind().expect("a kind"), packet.wants_broadcast());
-    writeln!(text, "{kind:?} {} xid={:08x} broadcast={broadcast}", packet.mac().unwrap(), packet.xid())
-        .unwrap();
-    let (ci, yi, si, gi) = (packet.ciaddr(), packet.yiaddr(), packet.siaddr(), packet.giaddr());
-    writeln!(text, "ciaddr={ci} yiaddr={yi} siaddr={si} giaddr={gi}").unwrap();
-    writeln!(text, "sname={:?} file={file:?}", String::from_utf8_lossy(packet.server_name())).unwrap();
-    for (code, value) in packet.options() {
-        let hex: String = value.iter().map(|byte| format!("{byte:02x}")).collect();
-        let readable =
-            value.iter().filter(|byte| byte.is_ascii_graphic()).count() + 1 >= value.len() && value.len() > 4;
-        let note = if readable { format!("  {:?}", String::from_utf8_lossy(value)) } else { String::new() };
-        writeln!(text, "{code:>3}: {hex}{note}").unwrap();
-    }
-    writeln!(text, "{} bytes", bytes.len()).unwrap();
-    for (number, row) in bytes.chunks(32).enumerate().filter(|(_, row)| row.iter().any(|byte| *byte != 0)) {
-        let hex: String = row.iter().map(|byte| format!("{byte:02x}")).collect();
-        writeln!(text, "{:04x} {hex}", number * 32).unwrap();
-    }
-    text
-}
-
-#[test]
-fn pool_is_checked_against_the_network() {
-    let prefix = |len| Prefix::new(Ipv4Addr::new(10, 77, 0, 1), len).unwrap();
-    let pool = |first: [u8; 4], last: [u8; 4]| Some(Ipv4Addr::from(first)..=Ipv4Addr::from(last));
-    let text = |pool: RangeInclusive<Ipv4Addr>| format!("{}-{}", pool.start(), pool.end());
-    assert_eq!(text(checked_pool(None, prefix(24)).unwrap()), "10.77.0.128-10.77.0.254");
-    assert_eq!(text(checked_pool(None, prefix(29)).unwrap()), "10.77.0.4-10.77.0.6");
-    assert_eq!(text(checked_pool(None, prefix(8)).unwrap()), "10.254.255.255-10.255.255.254");
-    let given = pool([10, 77, 0, 5], [10, 77, 0, 5]);
-    assert_eq!(checked_pool(given.clone(), prefix(24)).unwrap(), given.unwrap());
-    let error = |pool, len| checked_pool(pool, prefix(len)).unwrap_err().to_string();
-    assert!(error(None, 30).contains("no room for nodes"));
-    assert!(error(pool([10, 77, 0, 9], [10, 77, 0, 5]), 24).contains("write 10.77.0.5-10.77.0.9"));
-    assert!(
-        error(pool([10, 77, 0, 9], [10, 77, 1, 5]), 24)
-            .contains("not in the interface's network 10.77.0.0/24")
-    );
-    assert!(error(pool([10, 0, 0, 1], [10, 1, 0, 1]), 8).contains("more than 65536"));
 }
 
 /// Lets every node start the agent.
@@ -207,10 +161,7 @@ async fn start(directory: &Path, store: &Store) -> anyhow::Result<Netboot> {
     let config = NetbootConfig {
         interface: "server0".into(),
         address: None,
-        pool: None,
-        lease: Duration::from_secs(3600),
-        router: None,
-        dns: Vec::new(),
+        dhcp: DhcpConfig::default(),
         boot_files: directory.to_owned(),
         http_port: 80,
         agent_port: 8443,

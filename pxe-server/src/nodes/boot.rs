@@ -13,6 +13,7 @@ use super::record::TokenRecord;
 use super::{Nodes, sha256_hex};
 use crate::clock::now_unix_ms;
 use crate::keys::random;
+use crate::netboot::Hint;
 
 /// A token that was not used for so long names no boot any more.
 const TOKEN_LIFE_MS: u64 = 10 * 60 * 1000;
@@ -66,6 +67,18 @@ impl Nodes {
     /// DHCP was heard from a machine. Only a note in memory, and only if the node is known.
     pub(crate) fn saw_dhcp(&self, mac: MacAddr) {
         self.saw(mac, Stage::Discover);
+    }
+
+    /// What DHCP has to know of a machine: one that a person or the site file let in is known.
+    pub(crate) fn hint(&self, mac: MacAddr) -> Hint {
+        let inner = self.lock();
+        let name = inner.by_mac.get(&mac.to_string());
+        let record = name.and_then(|name| inner.nodes.get(name)).map(|entry| &entry.record);
+        let is_approved = record.is_some_and(|record| record.approved.is_some());
+        Hint {
+            known: is_approved || self.rules.names.iter().any(|node| node.mac == mac),
+            boots_locally: record.is_some_and(|record| !wants_agent(record)),
+        }
     }
 
     /// A boot file was fetched by a machine.

@@ -12,14 +12,11 @@ use toml::Spanned;
 
 use crate::images::Untrusted;
 
-use super::raw::{RawDhcp, RawNode, RawServer, RawSite};
+use super::raw::{RawNode, RawServer, RawSite};
 use super::{ApproveRules, Overrides, Site, SiteNode, is_node_name};
 
 const DEFAULT_HTTP_PORT: u16 = 80;
 const DEFAULT_ADMIN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
-const DEFAULT_LEASE_S: u32 = 3600;
-/// Below, nodes renew all the time; above, addresses of nodes that are gone stay taken for weeks.
-const LEASE_S: std::ops::RangeInclusive<u32> = 60..=604_800;
 /// The kernel's limit is 15 characters and a terminator (IFNAMSIZ).
 const INTERFACE_BYTES_MAX: usize = 15;
 /// Long enough for a second node to profit, short enough that nobody waits for a forgotten one.
@@ -62,7 +59,7 @@ impl<'a> Checker<'a> {
         let layout = self.layout(raw.layout);
         let mut trust: Vec<PathBuf> = all_in_base(raw.image.trust);
         trust.extend(overrides.trust.iter().cloned());
-        let (pool, lease_s) = self.dhcp(&raw.dhcp);
+        let dhcp = self.dhcp(&raw.dhcp, &raw.nodes);
         let site = Site {
             name: raw.name.map_or_else(|| "esir".to_owned(), Spanned::into_inner),
             interface: self.interface(&raw.server, overrides),
@@ -78,8 +75,7 @@ impl<'a> Checker<'a> {
             admin: self
                 .parsed(raw.server.admin.as_ref(), "server.admin", "ADDRESS:PORT such as 127.0.0.1:8080")
                 .unwrap_or(DEFAULT_ADMIN),
-            pool,
-            lease_s,
+            dhcp,
             images: all_in_base(raw.image.files),
             untrusted: match overrides.allow_unsigned || raw.image.allow_unsigned.unwrap_or(false) {
                 _ if overrides.leave_signatures_to_nodes => Untrusted::LeaveToNodes,
@@ -161,33 +157,6 @@ impl<'a> Checker<'a> {
         Some(name)
     }
 
-    fn dhcp(&mut self, dhcp: &RawDhcp) -> (Option<(Ipv4Addr, Ipv4Addr)>, u32) {
-        let pool = dhcp.pool.as_ref().and_then(|text| {
-            let range = text.get_ref().split_once('-');
-            let range = range.and_then(|(a, b)| Some((a.trim().parse().ok()?, b.trim().parse().ok()?)));
-            let range = range.filter(|(first, last): &(Ipv4Addr, Ipv4Addr)| first <= last);
-            if range.is_none() {
-                self.problem(
-                    Some(text.span()),
-                    format!(
-                        "dhcp.pool = \"{}\" is no range; write FIRST-LAST such as 10.77.0.100-10.77.0.250",
-                        text.get_ref()
-                    ),
-                );
-            }
-            range
-        });
-        let lease_s = dhcp.lease_s.as_ref().map_or(DEFAULT_LEASE_S, |lease| *lease.get_ref());
-        if !LEASE_S.contains(&lease_s) {
-            let span = dhcp.lease_s.as_ref().map(Spanned::span);
-            self.problem(
-                span,
-                format!("dhcp.lease_s = {lease_s} is out of range; write 60 to 604800 (a week)"),
-            );
-        }
-        (pool, lease_s)
-    }
-
     fn boot_arguments(&mut self, arguments: Option<Spanned<String>>) -> String {
         let Some(arguments) = arguments else { return String::new() };
         let text = arguments.get_ref();
@@ -258,7 +227,7 @@ impl<'a> Checker<'a> {
 
     fn nodes(&mut self, raw: &[RawNode]) -> Vec<SiteNode> {
         let mut nodes: Vec<SiteNode> = Vec::new();
-        for RawNode { mac, name } in raw {
+        for RawNode { mac, name, .. } in raw {
             if !is_node_name(name.get_ref()) {
                 let what = format!(
                     "node.name = \"{}\" cannot be a host name; write up to 63 of a-z, 0-9 and -, not first or last",
@@ -285,7 +254,7 @@ impl<'a> Checker<'a> {
         nodes
     }
 
-    fn mac(&mut self, text: &Spanned<String>, field: &str) -> Option<MacAddr> {
+    pub(super) fn mac(&mut self, text: &Spanned<String>, field: &str) -> Option<MacAddr> {
         let mac = text.get_ref().parse::<MacAddr>().ok().filter(|mac| mac.is_unicast());
         if mac.is_none() {
             let what = format!(
@@ -297,7 +266,7 @@ impl<'a> Checker<'a> {
         mac
     }
 
-    fn parsed<T: std::str::FromStr>(
+    pub(super) fn parsed<T: std::str::FromStr>(
         &mut self,
         text: Option<&Spanned<String>>,
         field: &str,

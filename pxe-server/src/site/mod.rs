@@ -5,6 +5,7 @@
 //! Read first: [`Site`], [`RawSite`], [`Overrides`].
 
 mod check;
+mod dhcp;
 mod raw;
 
 use std::net::{Ipv4Addr, SocketAddr};
@@ -19,6 +20,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue, ValueDeserializer};
 
 use crate::images::Untrusted;
+use crate::netboot::DhcpConfig;
 use check::Checker;
 pub(crate) use raw::RawSite;
 
@@ -44,10 +46,8 @@ pub(crate) struct Site {
     pub(crate) swarm_open: bool,
     /// Admin API and dashboard.
     pub(crate) admin: SocketAddr,
-    /// First and last address for nodes; `None`: chosen from the interface's network.
-    pub(crate) pool: Option<(Ipv4Addr, Ipv4Addr)>,
-    /// Seconds.
-    pub(crate) lease_s: u32,
+    /// Who gives addresses, and which.
+    pub(crate) dhcp: DhcpConfig,
     /// Image files, the default first.
     pub(crate) images: Vec<PathBuf>,
     /// What becomes of images without a trusted signature.

@@ -7,6 +7,8 @@ use node_api::Handover;
 use serde::Deserialize;
 use toml::Spanned;
 
+use super::dhcp::RawDhcp;
+
 /// The sections of `site.toml`; what is absent keeps its default.
 #[derive(Debug, Default)]
 pub(crate) struct RawSite {
@@ -42,16 +44,6 @@ pub(crate) struct RawServer {
     pub(crate) peer_port: Option<u16>,
     /// Admin API and dashboard. Default `127.0.0.1:8080`; it has no login, so keep it on loopback.
     pub(crate) admin: Option<Spanned<String>>,
-}
-
-/// `[dhcp]`: addresses for nodes.
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct RawDhcp {
-    /// `FIRST-LAST`, both included. Default: the middle of the interface's network, at most 4,096 addresses.
-    pub(crate) pool: Option<Spanned<String>>,
-    /// Seconds that a lease lasts, 60 to 604800. Default 3600.
-    pub(crate) lease_s: Option<Spanned<u32>>,
 }
 
 /// `[image]`: what is deployed.
@@ -131,4 +123,6 @@ pub(crate) struct RawNode {
     pub(crate) mac: Spanned<String>,
     /// Its name and host name.
     pub(crate) name: Spanned<String>,
+    /// The address that it always gets, and nobody else.
+    pub(crate) address: Option<Spanned<String>>,
 }

@@ -1,11 +1,11 @@
 use super::*;
 
-fn overrides() -> Overrides {
+pub(super) fn overrides() -> Overrides {
     Overrides { interface: Some("eth1".into()), images: vec!["debian.esir".into()], ..Overrides::default() }
 }
 
 /// The problems of a site file, each without the file's name.
-fn check(text: &str, expected: &[&str]) {
+pub(super) fn check(text: &str, expected: &[&str]) {
     let found = parse_site("site.toml", text, None, &overrides()).err().map_or(vec![], |problems| problems.0);
     let found: Vec<&str> = found.iter().map(|line| line.trim_start_matches("site.toml:")).collect();
     assert_eq!(found.len(), expected.len(), "{found:#?}");

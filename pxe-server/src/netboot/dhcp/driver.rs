@@ -1,37 +1,39 @@
-//! The DHCP server's sockets, its clock and its way to the store.
+//! The DHCP server's sockets: one loop that hands each packet to the engine and does what it says.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
-use std::time::{Duration, Instant, SystemTime};
+use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use dhcp_wire::{PACKET_BYTES_MAX, PXE_PORT, SERVER_PORT};
-use store::{Commit, Expect, Store, Write};
+use dhcp_engine::{Action, Datagram, Engine, Handled, Hint, Mode, Port, Program, Reply, Seen, Settings};
+use dhcp_wire::{MacAddr, Message, MessageKind, PACKET_BYTES_MAX, PXE_PORT, SERVER_PORT};
+use store::Store;
 use tokio::net::UdpSocket;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
+use tokio::time::{Interval, MissedTickBehavior, interval};
 use tracing::{debug, info, warn};
 
-use super::Moment;
-use super::engine::{Action, Engine, Handled, Port, Reason, Reply, Settings};
-use super::leases::LeaseRecord;
+use super::arp::{self, ArpSocket};
+use super::clock::Clock;
+use super::complaints::Complaints;
+use super::leases::{StoreJob, restore, write_leases};
 use crate::netboot::net;
-use crate::netboot::policy::{BootPolicy, DhcpSeen, Program};
+use crate::netboot::policy::BootPolicy;
 use crate::netboot::router::Booting;
 
 /// Leases that wait for the store. Beyond it packets are dropped and nodes ask again: better than memory without end.
 const STORE_QUEUE_MAX: usize = 4096;
-/// Leases of one commit; the store's own bound is higher.
-const COMMIT_LEASES_MAX: usize = 512;
+/// Commits whose answers wait to be sent.
+const COMMITTED_QUEUE_MAX: usize = 16;
 /// Packets that wait to be told to the control plane.
 const SEEN_QUEUE_MAX: usize = 1024;
-/// Foreign servers that are remembered, so that each is reported once.
-const FOREIGN_MAX: usize = 64;
-/// Complaints of the same kind are repeated after this time.
-const COMPLAIN_EVERY: Duration = Duration::from_secs(60);
+/// How often other servers are looked for, and how long their answers are waited for, in ticks.
+const LOOK_TICK: Duration = Duration::from_secs(5);
+const LOOK_EVERY_TICKS: u64 = 120;
+const LOOK_WAIT_TICKS: u64 = 2;
 
 /// The running DHCP server. Dropping it stops it.
 pub(in crate::netboot) struct Dhcp {
@@ -50,6 +52,10 @@ pub(in crate::netboot) struct DhcpCounters {
     pub(in crate::netboot) ignored: AtomicU64,
     /// Packets dropped because the store was too slow.
     pub(in crate::netboot) overloaded: AtomicU64,
+    /// New addresses that somebody else was found to use.
+    pub(in crate::netboot) conflicts: AtomicU64,
+    /// Other DHCP servers that were heard of.
+    pub(in crate::netboot) other_servers: AtomicU64,
 }
 
 impl Dhcp {
@@ -63,26 +69,32 @@ impl Dhcp {
     ) -> anyhow::Result<Self> {
         let dhcp = net::bind_udp(interface, SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, SERVER_PORT))?;
         let pxe = net::bind_udp(interface, SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, PXE_PORT))?;
+        let (arp, settings) = open_arp(interface, settings);
+        let (server, own_mac, mode) = (settings.server, settings.own_mac, settings.mode);
         let mut engine = Engine::new(settings);
-        restore(&mut engine, &store)?;
+        restore(&mut engine, &store, &|mac| policy.hint(mac))?;
 
-        let (stored, committed) = mpsc::channel(STORE_QUEUE_MAX);
+        let (stored, committed) = mpsc::channel(COMMITTED_QUEUE_MAX);
         let (to_store, jobs) = sync_channel(STORE_QUEUE_MAX);
-        let (to_policy, seen) = sync_channel::<DhcpSeen>(SEEN_QUEUE_MAX);
+        let (to_policy, seen) = sync_channel::<Seen>(SEEN_QUEUE_MAX);
         thread("dhcp-leases", move || write_leases(&store, &jobs, &stored))?;
-        thread("dhcp-seen", move || seen.iter().for_each(|seen| policy.saw_dhcp(&seen)))?;
+        let told = Arc::clone(&policy);
+        thread("dhcp-seen", move || seen.iter().for_each(|seen| told.saw_dhcp(&seen)))?;
 
         let counters = Arc::new(DhcpCounters::default());
         let driver = Driver {
             engine,
             dhcp,
             pxe,
+            arp,
             to_store,
             to_policy,
+            policy,
             booting,
             clock: Clock::start(),
             counters: Arc::clone(&counters),
-            complaints: Complaints::default(),
+            complaints: Complaints::new(mode),
+            look: Look { server, own_mac, is_proxy: mode == Mode::Proxy, ticks: 0 },
         };
         Ok(Self { task: tokio::spawn(driver.run(committed)), counters })
     }
@@ -106,46 +118,75 @@ impl Drop for Dhcp {
     }
 }
 
-/// A lease to write, and what to send when it is on disk.
-struct StoreJob {
-    record: LeaseRecord,
-    reply: Option<Reply>,
+/// Without a way to ask the link, addresses are given unprobed: RFC 2131 section 2.2 wants it only where it can be.
+fn open_arp(interface: &str, mut settings: Settings) -> (Option<ArpSocket>, Settings) {
+    if !settings.probe {
+        return (None, settings);
+    }
+    let opened =
+        arp::nic(interface).context("finding the interface's hardware address").and_then(ArpSocket::open);
+    match opened {
+        Ok(arp) => (Some(arp), settings),
+        Err(error) => {
+            info!("new addresses are not probed before they are offered: {error:#}");
+            settings.probe = false;
+            (None, settings)
+        }
+    }
 }
 
 enum Input {
     Packet(Port, std::io::Result<(usize, SocketAddr)>),
-    Committed(Reply),
+    Arp(std::io::Result<(Ipv4Addr, MacAddr)>),
+    Committed(Vec<Reply>),
+    Timeout,
+    Tick,
 }
 
 struct Driver {
     engine: Engine,
     dhcp: UdpSocket,
     pxe: UdpSocket,
+    arp: Option<ArpSocket>,
     to_store: SyncSender<StoreJob>,
-    to_policy: SyncSender<DhcpSeen>,
+    to_policy: SyncSender<Seen>,
+    policy: Arc<dyn BootPolicy>,
     booting: Booting,
     clock: Clock,
     counters: Arc<DhcpCounters>,
     complaints: Complaints,
+    look: Look,
+}
+
+/// The search for other DHCP servers.
+struct Look {
+    server: Ipv4Addr,
+    own_mac: Option<MacAddr>,
+    is_proxy: bool,
+    ticks: u64,
 }
 
 impl Driver {
-    async fn run(mut self, mut committed: mpsc::Receiver<Reply>) {
+    async fn run(mut self, mut committed: mpsc::Receiver<Vec<Reply>>) {
         let (mut dhcp_buffer, mut pxe_buffer) = (vec![0; PACKET_BYTES_MAX], vec![0; PACKET_BYTES_MAX]);
+        let mut ticks = interval(LOOK_TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            let input = tokio::select! {
-                received = self.dhcp.recv_from(&mut dhcp_buffer) => Input::Packet(Port::Dhcp, received),
-                received = self.pxe.recv_from(&mut pxe_buffer) => Input::Packet(Port::Pxe, received),
-                Some(reply) = committed.recv() => Input::Committed(reply),
-            };
-            match input {
-                Input::Committed(reply) => self.send(&reply).await,
+            match self.next(&mut dhcp_buffer, &mut pxe_buffer, &mut committed, &mut ticks).await {
+                Input::Committed(replies) => {
+                    for reply in replies {
+                        self.send(&reply).await;
+                    }
+                }
                 Input::Packet(port, Ok((len, SocketAddr::V4(source)))) => {
                     let buffer = if port == Port::Dhcp { &dhcp_buffer } else { &pxe_buffer };
+                    let bytes = buffer.get(..len).unwrap_or(&[]);
+                    let policy = Arc::clone(&self.policy);
+                    let hint = |mac| policy.hint(mac);
                     let handled =
-                        self.engine.handle(self.clock.now(), port, source, buffer.get(..len).unwrap_or(&[]));
+                        self.engine.handle(self.clock.now(), &hint, Datagram { port, source, bytes });
                     self.counters.received.fetch_add(1, Ordering::Relaxed);
-                    self.act(handled).await;
+                    self.handled(handled).await;
                 }
                 Input::Packet(_, Ok((_, SocketAddr::V6(_)))) => {}
                 Input::Packet(port, Err(error)) => {
@@ -153,11 +194,54 @@ impl Driver {
                     self.complaints.say("receive", || warn!(?port, %error, "receiving DHCP failed"));
                     tokio::time::sleep(Duration::from_millis(100)).await;
                 }
+                Input::Arp(Ok((address, mac))) => self.heard(address, mac).await,
+                Input::Arp(Err(error)) => {
+                    self.complaints.say("arp", || warn!(%error, "receiving ARP failed"));
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+                Input::Timeout => {
+                    let policy = Arc::clone(&self.policy);
+                    let hint = |mac: MacAddr| -> Hint { policy.hint(mac) };
+                    while let Some(reply) = self.engine.handle_timeout(self.clock.now(), &hint) {
+                        self.send(&reply).await;
+                    }
+                }
+                Input::Tick => self.look().await,
             }
         }
     }
 
-    async fn act(&mut self, handled: Handled) {
+    async fn next(
+        &self,
+        dhcp_buffer: &mut [u8],
+        pxe_buffer: &mut [u8],
+        committed: &mut mpsc::Receiver<Vec<Reply>>,
+        ticks: &mut Interval,
+    ) -> Input {
+        let wait = self.engine.poll_timeout().map(|end| self.clock.now().until(end));
+        let timeout = async {
+            match wait {
+                Some(wait) => tokio::time::sleep(wait).await,
+                None => std::future::pending().await,
+            }
+        };
+        let arp = async {
+            match &self.arp {
+                Some(arp) => arp.hear().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            received = self.dhcp.recv_from(dhcp_buffer) => Input::Packet(Port::Dhcp, received),
+            received = self.pxe.recv_from(pxe_buffer) => Input::Packet(Port::Pxe, received),
+            Some(replies) = committed.recv() => Input::Committed(replies),
+            heard = arp => Input::Arp(heard),
+            () = timeout => Input::Timeout,
+            _ = ticks.tick() => Input::Tick,
+        }
+    }
+
+    async fn handled(&mut self, handled: Handled) {
         if let Some(seen) = handled.seen {
             tell(&seen, &handled.action);
             if seen.program == Program::Ipxe {
@@ -166,10 +250,27 @@ impl Driver {
             // Full or gone: best effort, as the contract says.
             let _ = self.to_policy.try_send(seen);
         }
-        match handled.action {
+        self.act(handled.action).await;
+    }
+
+    async fn heard(&mut self, address: Ipv4Addr, mac: MacAddr) {
+        let policy = Arc::clone(&self.policy);
+        let hint = |mac: MacAddr| -> Hint { policy.hint(mac) };
+        let Some(action) = self.engine.hear_arp(self.clock.now(), &hint, address, mac) else { return };
+        self.counters.conflicts.fetch_add(1, Ordering::Relaxed);
+        self.complaints.say("conflict", || {
+            warn!(%address, user = %mac, "an address of the pool is in use by a machine that did not get it from here");
+        });
+        self.act(action).await;
+    }
+
+    async fn act(&mut self, action: Action) {
+        match action {
             Action::Ignore(reason) => {
                 self.counters.ignored.fetch_add(1, Ordering::Relaxed);
                 self.complaints.about(&reason);
+                let servers = u64::try_from(self.complaints.servers()).unwrap_or(u64::MAX);
+                self.counters.other_servers.store(servers, Ordering::Relaxed);
             }
             Action::Send(reply) => self.send(&reply).await,
             Action::Store { record, reply } => match self.to_store.try_send(StoreJob { record, reply }) {
@@ -181,6 +282,13 @@ impl Driver {
                     });
                 }
             },
+            Action::Probe(address) => {
+                let Some(arp) = &self.arp else { return };
+                if let Err(error) = arp.ask(address).await {
+                    // Nobody will answer, so the offer leaves when its time is over.
+                    self.complaints.say("probe", || warn!(%address, %error, "probing an address failed"));
+                }
+            }
         }
     }
 
@@ -195,10 +303,37 @@ impl Driver {
             }
         }
     }
+
+    /// Asks the network for an address as if we were a relay, so that answers come to port 67: whoever answers is
+    /// another server, and in mode `proxy` somebody has to.
+    async fn look(&mut self) {
+        let since = self.look.ticks % LOOK_EVERY_TICKS;
+        self.look.ticks = self.look.ticks.saturating_add(1);
+        let Some(mac) = self.look.own_mac else { return };
+        if since == 0 {
+            let mut question = Message::from_node(MessageKind::Discover, mac, number(self.look.ticks));
+            let to = SocketAddrV4::new(Ipv4Addr::BROADCAST, SERVER_PORT);
+            if let Ok(bytes) = question.set_giaddr(self.look.server).encode()
+                && let Err(error) = self.dhcp.send_to(&bytes, to).await
+            {
+                debug!(%error, "looking for other DHCP servers failed");
+            }
+        } else if since == LOOK_WAIT_TICKS && self.look.is_proxy && self.complaints.servers() == 0 {
+            warn!(
+                "no DHCP server answers on this network: with dhcp.mode = \"proxy\" another one must give the \
+                 addresses; start it, or remove the mode"
+            );
+        }
+    }
 }
 
-fn tell(seen: &DhcpSeen, action: &Action) {
-    let DhcpSeen { mac, program, uuid, vendor_class, address } = seen;
+/// A transaction number; answers are told apart by their server, so it need not be secret.
+fn number(ticks: u64) -> u32 {
+    u32::try_from(ticks & 0xffff_ffff).unwrap_or(0)
+}
+
+fn tell(seen: &Seen, action: &Action) {
+    let Seen { mac, program, uuid, vendor_class, address } = seen;
     debug!(node = %mac, ?uuid, ?vendor_class, "DHCP packet answered");
     match (action, program) {
         (Action::Store { .. }, Program::System) => debug!(node = %mac, %address, ?program, "lease"),
@@ -207,111 +342,7 @@ fn tell(seen: &DhcpSeen, action: &Action) {
     }
 }
 
-/// Reads the store's leases into the engine.
-fn restore(engine: &mut Engine, store: &Store) -> anyhow::Result<()> {
-    let all = store.list(LeaseRecord::KEYS).context("reading the leases from the store")?;
-    let (mut kept, mut left) = (0_usize, 0_usize);
-    for (key, stored) in all {
-        match LeaseRecord::read(&key, &stored.value) {
-            Some(record) if engine.restore(&record) => kept += 1,
-            Some(_) | None => left += 1,
-        }
-    }
-    if left > 0 {
-        warn!(left, "leases of the store that are in no pool now are left alone");
-    }
-    debug!(kept, "leases restored");
-    Ok(())
-}
-
-/// Writes what waits in one commit, so that a storm of nodes shares one sync; then lets the answers go.
-fn write_leases(store: &Store, jobs: &Receiver<StoreJob>, stored: &mpsc::Sender<Reply>) {
-    while let Ok(first) = jobs.recv() {
-        let mut batch = vec![first];
-        batch.extend(jobs.try_iter().take(COMMIT_LEASES_MAX - 1));
-        // One write per address; the last one is the truth.
-        let writes: BTreeMap<String, Vec<u8>> =
-            batch.iter().map(|job| (job.record.key(), job.record.value())).collect();
-        let writes: Vec<Write> =
-            writes.into_iter().map(|(key, value)| Write::put(key, Expect::Anything, value)).collect();
-        match store.commit(&writes) {
-            Ok(Commit::Done { .. }) => {
-                for reply in batch.into_iter().filter_map(|job| job.reply) {
-                    if stored.blocking_send(reply).is_err() {
-                        return;
-                    }
-                }
-            }
-            Ok(Commit::Conflict { key }) => warn!(key, "a lease was not stored and is not acknowledged"),
-            Err(error) => {
-                warn!(
-                    error = &error as &dyn std::error::Error,
-                    "leases were not stored and are not acknowledged"
-                );
-            }
-        }
-    }
-}
-
 fn thread(name: &str, body: impl FnOnce() + Send + 'static) -> anyhow::Result<()> {
     std::thread::Builder::new().name(name.to_owned()).spawn(body).context("starting a thread for DHCP")?;
     Ok(())
-}
-
-/// Wall-clock time read once, then counted on by a clock that cannot jump.
-struct Clock {
-    began: Moment,
-    started: Instant,
-}
-
-impl Clock {
-    fn start() -> Self {
-        let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        Self { began: Moment(0).after(since_1970), started: Instant::now() }
-    }
-
-    fn now(&self) -> Moment {
-        self.began.after(self.started.elapsed())
-    }
-}
-
-/// Says things worth telling the operator without repeating them for every packet.
-#[derive(Default)]
-struct Complaints {
-    said: BTreeMap<&'static str, Instant>,
-    foreign: BTreeSet<Ipv4Addr>,
-}
-
-impl Complaints {
-    fn about(&mut self, reason: &Reason) {
-        match reason {
-            Reason::OtherServer(server) => {
-                if self.foreign.len() < FOREIGN_MAX && self.foreign.insert(*server) {
-                    warn!(%server, "another DHCP server answers on this network and nodes choose it; they may not boot");
-                }
-            }
-            Reason::PoolExhausted => {
-                self.say("pool", || warn!("no address is free: enlarge the pool or shorten the leases"))
-            }
-            Reason::UnknownRelay(relay) => {
-                self.say("relay", || warn!(%relay, "a relay of a network without a pool asks for its nodes"));
-            }
-            Reason::Encode(error) => {
-                self.say("encode", || {
-                    warn!(error = error as &dyn std::error::Error, "a DHCP answer is impossible")
-                });
-            }
-            Reason::Malformed(_) | Reason::NotFromNode | Reason::TooMany | Reason::NothingToSay => {
-                debug!(%reason, "DHCP packet ignored");
-            }
-        }
-    }
-
-    fn say(&mut self, what: &'static str, log: impl FnOnce()) {
-        let now = Instant::now();
-        if self.said.get(what).is_none_or(|last| now.duration_since(*last) >= COMPLAIN_EVERY) {
-            self.said.insert(what, now);
-            log();
-        }
-    }
 }

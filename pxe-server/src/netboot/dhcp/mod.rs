@@ -1,33 +1,20 @@
 //! The DHCP server: addresses for nodes and, for firmware, what to load.
 //!
-//! ```text
-//!   packet -> Engine::handle -> Action::Send ------------------------> socket
-//!                            -> Action::Store -> store (one thread) -> socket
-//! ```
-//! The engine never opens a socket, reads a clock or touches the store; the driver does nothing else.
-//! An ACK leaves only when its lease is in the store.
+//! [`dhcp_engine::Engine`] decides; this is its sockets, its clock, its way to the store and what the operator is
+//! told. An ACK leaves only when its lease is in the store.
 
+mod arp;
+mod clock;
+mod complaints;
+mod config;
 mod driver;
-mod engine;
 mod leases;
-mod limit;
-mod program;
-mod reply;
 
-#[cfg(test)]
-mod tests;
-
+pub(crate) use config::{DEFAULT_LEASE, DhcpConfig, DhcpMode, Network};
+pub(super) use config::{Place, nodes_on_link, pools_text, settings};
 pub(super) use driver::Dhcp;
-pub(super) use engine::{BootNames, Settings, Subnet};
-pub(super) use leases::{POOL_ADDRESSES_MAX, Prefix};
 
-/// Milliseconds since 1970 by a clock that never goes back while the server runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct Moment(pub(super) u64);
-
-impl Moment {
-    /// This much later.
-    pub(super) fn after(self, span: std::time::Duration) -> Self {
-        Self(self.0.saturating_add(u64::try_from(span.as_millis()).unwrap_or(u64::MAX)))
-    }
+/// The hardware address of `interface`.
+pub(super) fn own_mac(interface: &str) -> Option<dhcp_wire::MacAddr> {
+    arp::nic(interface).map(|(_, mac)| mac)
 }

@@ -2,13 +2,35 @@
 
 use dhcp_wire::{PacketView, code};
 
-use crate::netboot::policy::{Architecture, Program};
+/// The program on the node that sent a DHCP packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Program {
+    /// iPXE, in a ROM or chained.
+    Ipxe,
+    /// UEFI firmware that boots over HTTP.
+    UefiHttp(Architecture),
+    /// A PXE ROM, BIOS or UEFI.
+    PxeRom(Architecture),
+    /// Anything else: our agent, an operating system.
+    System,
+}
+
+/// What a node's firmware can start, as far as it matters to us (option 93, IANA processor architecture types).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Architecture {
+    /// PC BIOS.
+    Bios,
+    /// 64-bit UEFI on x86.
+    X64,
+    /// Nothing that we have boot files for: the number of the wire.
+    Other(u16),
+}
 
 /// Longest vendor class that is kept.
 const VENDOR_CLASS_CHARS_MAX: usize = 64;
 
 /// The program that sent `packet`.
-pub(super) fn program(packet: &PacketView<'_>) -> Program {
+pub(crate) fn program(packet: &PacketView<'_>) -> Program {
     // QUIRK(iPXE): option 77 is the bare text, without the length bytes of RFC 3004. A chained iPXE still says
     // PXEClient in option 60, so it must be found first or it would be sent iPXE again, for ever.
     let user_class = packet.option(code::USER_CLASS).unwrap_or_default();
@@ -26,7 +48,7 @@ pub(super) fn program(packet: &PacketView<'_>) -> Program {
 }
 
 /// Option 60 for people and logs.
-pub(super) fn vendor_class(packet: &PacketView<'_>) -> Option<String> {
+pub(crate) fn vendor_class(packet: &PacketView<'_>) -> Option<String> {
     let class = packet.option(code::VENDOR_CLASS)?;
     let text = String::from_utf8_lossy(&class);
     let text: String =

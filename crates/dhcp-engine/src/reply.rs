@@ -5,8 +5,10 @@ use std::time::Duration;
 
 use dhcp_wire::{Message, MessageKind, code};
 
-use super::engine::{Ask, Reason, Settings, Subnet};
-use crate::netboot::policy::{Architecture, Program};
+use crate::ask::Ask;
+use crate::engine::{Port, Reason};
+use crate::program::{Architecture, Program};
+use crate::settings::{Mode, Settings, Subnet, UefiProxy};
 
 /// PXE 2.1 sub-option 6 = 8: no discovery, no menu, load the file. QUIRK(UEFI): an offer with option 60 but
 /// without option 43 makes it ask on port 4011 and fail if nobody answers.
@@ -15,7 +17,7 @@ const PXE_LOAD_THE_FILE: [u8; 4] = [6, 1, 8, 255];
 const IPXE_NO_PXEDHCP: [u8; 3] = [0xb0, 1, 1];
 
 /// OFFER or ACK of `address`.
-pub(super) fn give(
+pub(crate) fn give(
     ask: &Ask<'_>,
     kind: MessageKind,
     address: Ipv4Addr,
@@ -33,14 +35,19 @@ pub(super) fn give(
 }
 
 /// ACK to a node that has its address already.
-pub(super) fn inform(ask: &Ask<'_>) -> Result<Message, Reason> {
+pub(crate) fn inform(ask: &Ask<'_>) -> Result<Message, Reason> {
     let mut message = answer(ask, MessageKind::Ack)?;
     message.set_ciaddr(ask.packet.ciaddr());
     Ok(message)
 }
 
+/// OFFER of no address, beside another server's.
+pub(crate) fn proxy_offer(ask: &Ask<'_>) -> Result<Message, Reason> {
+    answer(ask, MessageKind::Offer)
+}
+
 /// NAK.
-pub(super) fn nak(ask: &Ask<'_>) -> Result<Message, Reason> {
+pub(crate) fn nak(ask: &Ask<'_>) -> Result<Message, Reason> {
     let mut message = answer(ask, MessageKind::Nak)?;
     // A relay must broadcast it: the node's address is wrong (RFC 2131 section 4.3.2).
     message.set_broadcast();
@@ -49,25 +56,37 @@ pub(super) fn nak(ask: &Ask<'_>) -> Result<Message, Reason> {
 }
 
 /// Mask, router and name servers.
-pub(super) fn set_network(message: &mut Message, subnet: &Subnet) -> Result<(), Reason> {
+pub(crate) fn set_network(message: &mut Message, subnet: &Subnet) -> Result<(), Reason> {
     message.set_number(code::SUBNET_MASK, subnet.prefix.mask());
     message.set_address(code::BROADCAST, subnet.prefix.broadcast());
     if let Some(router) = subnet.router {
         message.set_address(code::ROUTER, router);
     }
     message.set_addresses(code::DNS_SERVER, &subnet.dns)?;
+    if let Some(domain) = &subnet.domain {
+        message.set_bytes(code::DOMAIN_NAME, domain.as_bytes())?;
+    }
     Ok(())
 }
 
 /// What the program that asks has to load; `false` if it has nothing to load from us.
-pub(super) fn set_boot(message: &mut Message, ask: &Ask<'_>, settings: &Settings) -> Result<bool, Reason> {
+pub(crate) fn set_boot(message: &mut Message, ask: &Ask<'_>, settings: &Settings) -> Result<bool, Reason> {
     let boot = &settings.boot;
     let named = match ask.program {
         Program::Ipxe => {
             message.set_siaddr(settings.server).set_boot_file(&boot.script_url)?;
-            message.set_bytes(code::IPXE, &IPXE_NO_PXEDHCP)?;
+            match settings.mode {
+                Mode::Dhcp => message.set_bytes(code::IPXE, &IPXE_NO_PXEDHCP)?,
+                // It takes what comes without an address for an offer only if this says so.
+                Mode::Proxy => message
+                    .set_bytes(code::VENDOR_CLASS, b"PXEClient")?
+                    .set_bytes(code::VENDOR, &PXE_LOAD_THE_FILE)?,
+            };
             true
         }
+        // QUIRK(UEFI): whoever is offered a boot over HTTP takes it before its own disk, and a server can't send
+        // it back from there as it sends iPXE back.
+        Program::UefiHttp(_) if ask.hint.boots_locally => false,
         Program::UefiHttp(Architecture::X64) => {
             let Some(url) = &boot.x64_http_url else { return Ok(false) };
             // Without option 60 the firmware takes the answer for one of plain DHCP.
@@ -75,8 +94,14 @@ pub(super) fn set_boot(message: &mut Message, ask: &Ask<'_>, settings: &Settings
             message.set_siaddr(settings.server).set_boot_file(url)?;
             true
         }
-        Program::PxeRom(Architecture::Bios) => set_pxe(message, settings, boot.bios.as_deref())?,
-        Program::PxeRom(Architecture::X64) => set_pxe(message, settings, boot.x64.as_deref())?,
+        Program::PxeRom(Architecture::Bios) => set_pxe(message, settings, boot.bios.as_deref(), true)?,
+        Program::PxeRom(Architecture::X64) => {
+            // QUIRK(UEFI): much firmware fails on a proxy's offer that says "no discovery"; without option 43 it
+            // asks for the file on port 4011, where there is no other answer to choose.
+            let is_binl = settings.mode == Mode::Proxy && settings.uefi_proxy == UefiProxy::Binl;
+            let says_load = !is_binl || ask.port == Port::Pxe;
+            set_pxe(message, settings, boot.x64.as_deref(), says_load)?
+        }
         Program::UefiHttp(Architecture::Bios | Architecture::Other(_))
         | Program::PxeRom(Architecture::Other(_))
         | Program::System => false,
@@ -89,10 +114,17 @@ pub(super) fn set_boot(message: &mut Message, ask: &Ask<'_>, settings: &Settings
     Ok(named)
 }
 
-fn set_pxe(message: &mut Message, settings: &Settings, file: Option<&str>) -> Result<bool, Reason> {
+fn set_pxe(
+    message: &mut Message,
+    settings: &Settings,
+    file: Option<&str>,
+    says_load: bool,
+) -> Result<bool, Reason> {
     let Some(file) = file else { return Ok(false) };
     message.set_bytes(code::VENDOR_CLASS, b"PXEClient")?;
-    message.set_bytes(code::VENDOR, &PXE_LOAD_THE_FILE)?;
+    if says_load {
+        message.set_bytes(code::VENDOR, &PXE_LOAD_THE_FILE)?;
+    }
     message.set_siaddr(settings.server).set_boot_server(&settings.server.to_string())?.set_boot_file(file)?;
     Ok(true)
 }

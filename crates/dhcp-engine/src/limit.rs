@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use dhcp_wire::MacAddr;
 
-use super::Moment;
+use crate::moment::Moment;
 
 /// A whole boot (ROM, iPXE, agent) is about 8 packets; retransmissions come seconds apart.
 const BURST: u32 = 20;
@@ -14,10 +14,14 @@ const REFILL_MS: u64 = 500;
 /// addresses must not lock out real nodes.
 const NODES_MAX: usize = 16_384;
 
+/// Idle nodes are looked for so often at most: a look at all of them for each packet would help a flood.
+const SWEEP_MS: u64 = 1000;
+
 /// Token buckets by hardware address.
 #[derive(Debug, Default)]
-pub(super) struct Limiter {
+pub(crate) struct Limiter {
     buckets: HashMap<MacAddr, Bucket>,
+    swept: Option<Moment>,
 }
 
 #[derive(Debug)]
@@ -28,10 +32,9 @@ struct Bucket {
 
 impl Limiter {
     /// True if the node may be answered now.
-    pub(super) fn admits(&mut self, now: Moment, mac: MacAddr) -> bool {
+    pub(crate) fn admits(&mut self, now: Moment, mac: MacAddr) -> bool {
         if !self.buckets.contains_key(&mac) && self.buckets.len() >= NODES_MAX {
-            self.buckets
-                .retain(|_, bucket| now.0.saturating_sub(bucket.refilled.0) < u64::from(BURST) * REFILL_MS);
+            self.sweep(now);
             if self.buckets.len() >= NODES_MAX {
                 return true;
             }
@@ -47,6 +50,15 @@ impl Limiter {
             }
             None => false,
         }
+    }
+
+    fn sweep(&mut self, now: Moment) {
+        if self.swept.is_some_and(|swept| now.0.saturating_sub(swept.0) < SWEEP_MS) {
+            return;
+        }
+        self.swept = Some(now);
+        self.buckets
+            .retain(|_, bucket| now.0.saturating_sub(bucket.refilled.0) < u64::from(BURST) * REFILL_MS);
     }
 }
 
