@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use node_api::{Directive, FirmwareKind, Recovery, Stage};
 
+use crate::boot_share;
 use crate::console;
 use crate::deploy::{self, Node};
 use crate::failure::{BackOff, Failure, StageError};
@@ -81,6 +82,9 @@ async fn stages(reporter: &Reporter) -> Result<End, End> {
         again(reporter, Stage::Enrol, async || enrol::run(&started, &online.interface).await).await?;
     let session = &enrolled.session;
     // A task of its own, because stages block theirs at times.
+    if let Some(share) = &enrolled.boot_share {
+        tokio::spawn(boot_share::run(share.clone(), reporter.clone()));
+    }
     let lost = tokio::spawn(report::send(reporter.clone(), session.clone(), enrolled.report_interval));
     tokio::select! {
         end = enrolled_stages(reporter, &started, &online, &enrolled, &hardware) => end,

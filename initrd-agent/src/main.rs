@@ -6,6 +6,7 @@
 #![deny(unsafe_code)]
 
 mod api;
+mod boot_share;
 mod chroot;
 mod console;
 mod deploy;

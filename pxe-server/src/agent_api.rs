@@ -79,6 +79,7 @@ async fn enrol(
             server_time_unix_ms: now_unix_ms(),
             report_interval_ms: REPORT_INTERVAL_MS,
             module_deny: app.site.module_deny.clone(),
+            boot_share: app.boot_peers.as_ref().and_then(|sharing| sharing.invite(peer.ip())),
         })),
         Err(Refusal::Internal(error)) => Err(ApiError::internal(&error)),
         Err(refusal) => {
@@ -134,6 +135,9 @@ async fn report(
     session: Session,
     Json(report): Json<ReportRequest>,
 ) -> Result<Json<ReportReply>, ApiError> {
+    if let Some(sharing) = &app.boot_peers {
+        sharing.reported(peer.ip(), report.boot_share_port);
+    }
     let writes = !report.events.is_empty() || report.inventory.is_some();
     let nodes = Arc::clone(&app.nodes);
     let take = move || nodes.report(&session.node, &session.sha256, report, peer.ip());

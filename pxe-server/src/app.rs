@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::boot_sharing::BootSharing;
 use crate::bundle::Bundle;
 use crate::deployments::Deployments;
 use crate::images::Images;
@@ -26,6 +27,8 @@ pub(crate) struct App {
     pub(crate) tasks: TaskMaker,
     /// Tracker and seeds.
     pub(crate) swarm: Arc<SwarmService>,
+    /// Nodes that serve boot files to others, where the site wants it.
+    pub(crate) boot_peers: Option<BootSharing>,
     /// When the server started.
     pub(crate) started_unix_ms: u64,
 }

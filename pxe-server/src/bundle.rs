@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail};
 use boot_bundle::{BundleManifest, FileRef, NewcWriter, ObjectHash};
-use node_api::{SITE_TRUST_PATH, SiteTrust};
+use node_api::{BootFile, SITE_TRUST_PATH, SiteTrust};
 
 /// Where the bundle lies in the state directory.
 pub(crate) const DEFAULT_BUNDLE: &str = "bundles/default";
@@ -70,6 +70,23 @@ impl Bundle {
     /// The initrd without the site's part.
     pub(crate) fn initrd(&self) -> PathBuf {
         self.root.join(INITRD)
+    }
+
+    /// Kernel and initrd as nodes load them, for those who serve them to others.
+    pub(crate) fn boot_files(&self) -> Result<Vec<BootFile>> {
+        let (path, kernel) = (self.initrd(), &self.manifest.vmlinuz);
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&self.site_cpio);
+        let reading = || format!("reading {}", path.display());
+        io::copy(&mut File::open(&path).with_context(reading)?, &mut hasher).with_context(reading)?;
+        Ok(vec![
+            BootFile { name: VMLINUZ.into(), hash: kernel.hash.as_str().into(), bytes: kernel.size },
+            BootFile {
+                name: INITRD.into(),
+                hash: hasher.finalize().to_hex().to_string(),
+                bytes: hasher.count(),
+            },
+        ])
     }
 
     /// The file of an object, if the hash is well-formed and the file exists.

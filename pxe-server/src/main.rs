@@ -9,6 +9,7 @@ mod admin_api;
 mod agent_api;
 mod api;
 mod app;
+mod boot_sharing;
 mod bundle;
 mod cli;
 mod clock;

@@ -13,6 +13,7 @@ use tokio::task::JoinSet;
 
 use crate::api::blocking;
 use crate::app::App;
+use crate::boot_sharing::BootSharing;
 use crate::bundle::{Bundle, DEFAULT_BUNDLE};
 use crate::clock::now_unix_ms;
 use crate::deployments::Deployments;
@@ -82,6 +83,7 @@ pub(crate) async fn serve(site: Site, state: &std::path::Path) -> Result<()> {
         },
         site,
         images: opened.images,
+        boot_peers: BootSharing::new(front.netboot.as_ref(), &opened.bundle)?,
         bundle: opened.bundle,
         swarm,
         started_unix_ms: now_unix_ms(),
@@ -149,6 +151,7 @@ async fn start_front(
         boot_files: site.boot_files.clone().unwrap_or_else(|| BOOT_FILES_DIR.into()),
         http_port: site.http_port,
         agent_port: site.agent_port,
+        boot_from_peers: site.boot_from_peers,
     };
     let policy = Arc::new(Policy {
         nodes: Arc::clone(&opened.nodes),

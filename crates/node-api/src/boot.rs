@@ -19,6 +19,31 @@ pub struct SiteTrust {
     pub image_public_keys: Vec<String>,
 }
 
+/// What an agent calls itself when it fetches boot files over plain HTTP; the server sends it to peers as it does iPXE.
+pub const BOOT_SHARE_AGENT: &str = "esir-agent/";
+
+/// Boot files that a node is asked to serve to others of its rack.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BootShare {
+    /// Where the server serves them, plain HTTP.
+    pub server: std::net::SocketAddrV4,
+    /// Names the bundle in URLs.
+    pub bundle: String,
+    /// Kernel and initrd as nodes load them.
+    pub files: Vec<BootFile>,
+}
+
+/// One file of a [`BootShare`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BootFile {
+    /// The last part of its URL.
+    pub name: String,
+    /// BLAKE3, hex.
+    pub hash: String,
+    /// Length, bytes.
+    pub bytes: u64,
+}
+
 /// What the kernel command line tells the agent. Untrusted: whoever is on the wire can write it.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct BootArguments {

@@ -111,6 +111,9 @@ pub struct EnrolReply {
     /// Modules that this node must not load.
     #[serde(default)]
     pub module_deny: Vec<String>,
+    /// Set if the node shall serve boot files to others of its rack.
+    #[serde(default)]
+    pub boot_share: Option<crate::BootShare>,
 }
 
 #[cfg(test)]

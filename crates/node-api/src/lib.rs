@@ -13,7 +13,9 @@ mod task;
 
 pub mod paths;
 
-pub use boot::{BootArguments, BootArgumentsError, SITE_TRUST_PATH, SiteTrust};
+pub use boot::{
+    BOOT_SHARE_AGENT, BootArguments, BootArgumentsError, BootFile, BootShare, SITE_TRUST_PATH, SiteTrust,
+};
 pub use enrol::{EnrolReply, EnrolRequest, EnrolRequestBody, FirmwareKind, Identity};
 pub use report::{
     Device, Directive, Event, EventKind, Inventory, LogLine, Nic, Progress, Recovery, ReportReply,

@@ -23,3 +23,5 @@ pub const SESSION_SCHEME: &str = "Bearer";
 pub const DEFAULT_AGENT_PORT: u16 = 8443;
 /// TCP port on which every peer of the swarm listens unless the site says otherwise.
 pub const DEFAULT_PEER_PORT: u16 = 6881;
+/// TCP port on which an agent serves boot files, plain HTTP, below [`BOOT`].
+pub const BOOT_SHARE_PORT: u16 = 6980;

@@ -16,6 +16,9 @@ pub struct ReportRequest {
     pub log: Vec<LogLine>,
     /// Sent once, after `drivers`.
     pub inventory: Option<Inventory>,
+    /// Port at which the node serves boot files to others, while it does; in every report.
+    #[serde(default)]
+    pub boot_share_port: Option<u16>,
 }
 
 /// One thing that happened on a node.

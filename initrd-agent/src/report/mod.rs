@@ -116,6 +116,11 @@ impl Reporter {
         self.shared.urgent.notify_one();
     }
 
+    /// Boot files are served to other nodes at this port.
+    pub(crate) fn serves_boot_files(&self, port: u16) {
+        self.queue().set_boot_share_port(port);
+    }
+
     /// One log line; `source` is `agent` or `kernel`.
     pub(crate) fn log(&self, source: &str, text: String) {
         self.queue().push_log(source, text, uptime_ms());

@@ -41,6 +41,7 @@ pub(crate) struct Queue {
     log_dropped: u64,
     progress: Option<Progress>,
     inventory: Option<Inventory>,
+    boot_share_port: Option<u16>,
 }
 
 /// How much of the queue a request holds, so that just that is removed when it arrived.
@@ -99,6 +100,11 @@ impl Queue {
         self.inventory = Some(inventory);
     }
 
+    /// From now on every report says that boot files are served at this port.
+    pub(crate) fn set_boot_share_port(&mut self, port: u16) {
+        self.boot_share_port = Some(port);
+    }
+
     /// Whether anything waits that is worth a request now.
     pub(crate) fn has_news(&self) -> bool {
         !self.events.is_empty() || !self.log.is_empty() || self.inventory.is_some() || self.progress.is_some()
@@ -128,6 +134,7 @@ impl Queue {
             progress: self.progress,
             log,
             inventory: self.inventory.clone(),
+            boot_share_port: self.boot_share_port,
         };
         (request, in_flight)
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use hyper::StatusCode;
 use nix::sys::time::TimeSpec;
 use nix::time::{ClockId, clock_settime};
-use node_api::{EnrolReply, EnrolRequest, EnrolRequestBody, Identity, Recovery};
+use node_api::{BootShare, EnrolReply, EnrolRequest, EnrolRequestBody, Identity, Recovery};
 
 use super::Done;
 use super::start::Started;
@@ -39,6 +39,7 @@ pub(crate) struct Enrolled {
     pub(crate) session: Session,
     pub(crate) report_interval: Duration,
     pub(crate) module_deny: Vec<String>,
+    pub(crate) boot_share: Option<BootShare>,
 }
 
 /// Why the server does not take this node.
@@ -77,7 +78,8 @@ pub(crate) async fn run(started: &Started, interface: &Interface) -> Result<Done
     set_clock(&reply);
     let detail = format!("{} at {}", reply.node, server.address());
     let report_interval = Duration::from_millis(reply.report_interval_ms);
-    let enrolled = Enrolled { session, report_interval, module_deny: reply.module_deny };
+    let enrolled =
+        Enrolled { session, report_interval, module_deny: reply.module_deny, boot_share: reply.boot_share };
     Ok(Done { value: enrolled, detail })
 }
 

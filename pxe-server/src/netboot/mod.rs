@@ -14,8 +14,8 @@ mod tftp;
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use dhcp_engine::{BootNames, Mode, Settings};
 use store::Store;
@@ -27,6 +27,7 @@ use self::http::Http;
 use self::router::{Booting, NoRouter};
 use self::tftp::Tftp;
 
+pub(crate) use self::http::{BootPeers, SharedPeers};
 pub(crate) use dhcp::{DEFAULT_LEASE, DhcpConfig, DhcpMode, Network};
 pub(crate) use policy::{BootDecision, BootFiles, BootPolicy, BootRequest, DhcpSeen, Hint, Program};
 
@@ -50,6 +51,8 @@ pub(crate) struct NetbootConfig {
     pub(crate) http_port: u16,
     /// TCP port of the agent API, for the kernel command line.
     pub(crate) agent_port: u16,
+    /// Whether nodes that came up serve kernel and initrd to others.
+    pub(crate) boot_from_peers: bool,
 }
 
 /// The running netboot services. Dropping it stops them.
@@ -59,6 +62,7 @@ pub(crate) struct Netboot {
     http: Http,
     _no_router: Option<NoRouter>,
     http_address: SocketAddrV4,
+    peers: Option<SharedPeers>,
 }
 
 /// What the services have done since they began.
@@ -100,6 +104,8 @@ pub(crate) struct NetbootCounts {
     pub(crate) http_files: u64,
     /// Large HTTP transfers put off because too many were under way.
     pub(crate) http_put_off: u64,
+    /// Large HTTP transfers that nodes were sent to peers for.
+    pub(crate) http_sent_to_peers: u64,
 }
 
 impl Netboot {
@@ -132,6 +138,11 @@ impl Netboot {
         };
         let place = Place { server: address, prefix, mac: dhcp::own_mac(&config.interface) };
         let settings = dhcp::settings(&config.dhcp, place, boot)?;
+        let racks = settings.as_ref().map_or_else(
+            || vec![prefix],
+            |settings| settings.subnets.iter().map(|subnet| subnet.prefix).collect(),
+        );
+        let peers = config.boot_from_peers.then(|| Arc::new(Mutex::new(BootPeers::new(racks))));
         // HTTP first: whoever is told an address by DHCP finds everything else there.
         let listener = net::bind_tcp(http_address)?;
         let http = Http::start(
@@ -139,7 +150,7 @@ impl Netboot {
             (http_address, agent_address),
             programs.clone(),
             Arc::clone(&policy),
-            extra_http,
+            (extra_http, peers.clone()),
         );
         let tftp = Tftp::start(&config.interface, SocketAddrV4::new(address, TFTP_PORT), Arc::new(programs))?;
         let booting = Booting::default();
@@ -160,12 +171,17 @@ impl Netboot {
         info!(
             interface = config.interface, %address, network = %prefix, http = %http_address, "waiting for nodes"
         );
-        Ok(Self { dhcp, tftp, http, _no_router: no_router, http_address })
+        Ok(Self { dhcp, tftp, http, _no_router: no_router, http_address, peers })
     }
 
     /// Address and port of scripts and boot files, as nodes reach them.
     pub(crate) fn http_address(&self) -> SocketAddrV4 {
         self.http_address
+    }
+
+    /// Who serves boot files to others; `None` where nobody does.
+    pub(crate) fn peers(&self) -> Option<&SharedPeers> {
+        self.peers.as_ref()
     }
 
     /// What the services have done so far.
@@ -193,6 +209,7 @@ impl Netboot {
             scripts: read(&http.scripts),
             http_files: read(&http.files),
             http_put_off: read(&http.put_off),
+            http_sent_to_peers: read(&http.sent_to_peers),
         }
     }
 

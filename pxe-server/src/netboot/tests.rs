@@ -165,6 +165,7 @@ async fn start(directory: &Path, store: &Store) -> anyhow::Result<Netboot> {
         boot_files: directory.to_owned(),
         http_port: 80,
         agent_port: 8443,
+        boot_from_peers: false,
     };
     let policy = Arc::new(AgentForAll(directory.to_owned()));
     Netboot::start(config, policy, store.clone(), axum::Router::new()).await

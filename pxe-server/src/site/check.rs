@@ -89,6 +89,7 @@ impl<'a> Checker<'a> {
                 serials: raw.approve.serials.into_iter().map(Spanned::into_inner).collect(),
             },
             boot_files: overrides.boot_files.clone().or_else(|| raw.boot.files.map(in_base)),
+            boot_from_peers: raw.boot.from_peers.unwrap_or(false),
             boot_arguments: self.boot_arguments(raw.boot.arguments),
             layout,
             authorized_keys: self.authorized_keys(&raw.access.authorized_keys),

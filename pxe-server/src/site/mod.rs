@@ -60,6 +60,8 @@ pub(crate) struct Site {
     pub(crate) boot_files: Option<PathBuf>,
     /// Added to the agent's kernel command line.
     pub(crate) boot_arguments: String,
+    /// Whether nodes serve boot files to others.
+    pub(crate) boot_from_peers: bool,
     /// Shape of every node's disk.
     pub(crate) layout: Layout,
     /// Lines for root's `authorized_keys`.

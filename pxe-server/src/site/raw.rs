@@ -80,6 +80,10 @@ pub(crate) struct RawBoot {
     pub(crate) files: Option<PathBuf>,
     /// Added to the agent's kernel command line.
     pub(crate) arguments: Option<Spanned<String>>,
+    /// Lets nodes that came up serve kernel and initrd to others of their subnet, so that a thousand nodes cost the
+    /// server the copies of a few. Firmware cannot check what it loads: whoever can pose as a node then decides what
+    /// others boot, as whoever can pose as the server always does. Default false.
+    pub(crate) from_peers: Option<bool>,
 }
 
 /// `[swarm]`: who exchanges pieces.

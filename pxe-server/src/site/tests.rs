@@ -21,7 +21,7 @@ fn one_line_start_needs_no_file() {
     assert_eq!((site.http_port, site.agent_port, site.peer_port), (80, 8443, 6881));
     assert_eq!(site.admin, "127.0.0.1:8080".parse().unwrap());
     assert_eq!(site.layout, Layout::default());
-    assert!(!site.approve.all && !site.swarm_open);
+    assert!(!site.approve.all && !site.swarm_open && !site.boot_from_peers);
 }
 
 #[test]

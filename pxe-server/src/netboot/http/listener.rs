@@ -99,23 +99,39 @@ impl Drop for Share {
     }
 }
 
-/// A connection that fails when no byte moves for [`IDLE_MAX`].
+/// A connection that fails when nothing is sent for [`IDLE_MAX`] and no request comes to its end in that time. Bytes of
+/// a request that trickle in don't count: else one machine could hold all connections open for ever.
 pub(super) struct BootStream {
     tcp: TcpStream,
     idle: Pin<Box<Sleep>>,
+    /// A request has begun to come and nothing was sent since.
+    hearing: bool,
     _place: OwnedSemaphorePermit,
     _share: Share,
 }
 
 impl BootStream {
     fn new(tcp: TcpStream, place: OwnedSemaphorePermit, share: Share) -> Self {
-        Self { tcp, idle: Box::pin(tokio::time::sleep(IDLE_MAX)), _place: place, _share: share }
+        Self {
+            tcp,
+            idle: Box::pin(tokio::time::sleep(IDLE_MAX)),
+            hearing: false,
+            _place: place,
+            _share: share,
+        }
     }
 
-    /// Pushes the end away when something moved, and looks whether it has come when nothing did.
-    fn watch<T>(&mut self, cx: &mut Context<'_>, moved: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+    /// Pushes the end away when something moved that counts, and looks whether it has come when nothing did.
+    fn watch<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        moved: Poll<io::Result<T>>,
+        counts: bool,
+    ) -> Poll<io::Result<T>> {
         if moved.is_ready() {
-            self.idle.as_mut().reset(Instant::now() + IDLE_MAX);
+            if counts {
+                self.idle.as_mut().reset(Instant::now() + IDLE_MAX);
+            }
             return moved;
         }
         match self.idle.as_mut().poll(cx) {
@@ -134,14 +150,17 @@ impl AsyncRead for BootStream {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let moved = Pin::new(&mut self.tcp).poll_read(cx, buf);
-        self.watch(cx, moved)
+        let first = !self.hearing;
+        self.hearing |= moved.is_ready();
+        self.watch(cx, moved, first)
     }
 }
 
 impl AsyncWrite for BootStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let moved = Pin::new(&mut self.tcp).poll_write(cx, buf);
-        self.watch(cx, moved)
+        self.hearing &= !moved.is_ready();
+        self.watch(cx, moved, true)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -158,7 +177,8 @@ impl AsyncWrite for BootStream {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let moved = Pin::new(&mut self.tcp).poll_write_vectored(cx, bufs);
-        self.watch(cx, moved)
+        self.hearing &= !moved.is_ready();
+        self.watch(cx, moved, true)
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -4,19 +4,22 @@
 
 mod listener;
 mod objects;
+mod peers;
+mod ranges;
 mod script;
 
 #[cfg(test)]
 mod tests;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use axum::Router;
-use axum::body::{Body, Bytes};
+use axum::body::Body;
 use axum::extract::{ConnectInfo, Path, Query, State};
-use axum::http::header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, RANGE, RETRY_AFTER};
+use axum::http::header::{CONTENT_TYPE, LOCATION, RETRY_AFTER, USER_AGENT};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
@@ -31,10 +34,13 @@ use tracing::{debug, info, warn};
 
 use self::listener::BootListener;
 use self::objects::{BootObject, ObjectError, Objects, TransferBody};
+use self::peers::Choice;
+use self::ranges::{Content, answer, wanted_range};
 use self::script::{Place, SCRIPT_PATH};
 use super::boot_files::BootPrograms;
 use super::policy::{BootDecision, BootPolicy, BootRequest};
 
+pub(crate) use self::peers::BootPeers;
 pub(super) use self::script::{file_url, script_url};
 
 /// Kernels and initrds on their way at a time. Sharing a link among more makes the first no later and all slower.
@@ -60,6 +66,8 @@ pub(super) struct HttpCounters {
     pub(super) files: AtomicU64,
     /// Large transfers put off with 503.
     pub(super) put_off: AtomicU64,
+    /// Large transfers sent to peers with 302.
+    pub(super) sent_to_peers: AtomicU64,
 }
 
 struct Shared {
@@ -68,8 +76,13 @@ struct Shared {
     programs: BootPrograms,
     objects: Objects,
     large: Arc<Semaphore>,
+    /// `None` where every node is served here.
+    peers: Option<SharedPeers>,
     counters: Arc<HttpCounters>,
 }
+
+/// The peers that kernel and initrd come from, shared with the agent API.
+pub(crate) type SharedPeers = Arc<Mutex<BootPeers>>;
 
 impl Http {
     /// Serves on `listener`; `http` is its address as nodes reach it, `agent` that of the agent API.
@@ -79,9 +92,9 @@ impl Http {
         (http, agent): (SocketAddrV4, SocketAddrV4),
         programs: BootPrograms,
         policy: Arc<dyn BootPolicy>,
-        extra: Router,
+        (extra, peers): (Router, Option<SharedPeers>),
     ) -> Self {
-        Self::start_with(listener, (http, agent), programs, policy, extra, LARGE_TRANSFERS_MAX)
+        Self::start_with(listener, (http, agent), programs, policy, (extra, peers, LARGE_TRANSFERS_MAX))
     }
 
     fn start_with(
@@ -89,8 +102,7 @@ impl Http {
         (http, agent): (SocketAddrV4, SocketAddrV4),
         programs: BootPrograms,
         policy: Arc<dyn BootPolicy>,
-        extra: Router,
-        large_transfers_max: usize,
+        (extra, peers, large_transfers_max): (Router, Option<SharedPeers>, usize),
     ) -> Self {
         let counters = Arc::new(HttpCounters::default());
         let shared = Arc::new(Shared {
@@ -99,6 +111,7 @@ impl Http {
             programs,
             objects: Objects::default(),
             large: Arc::new(Semaphore::new(large_transfers_max)),
+            peers,
             counters: Arc::clone(&counters),
         });
         let ours = Router::new()
@@ -147,6 +160,8 @@ struct ScriptQuery {
 #[derive(Deserialize)]
 struct ObjectQuery {
     mac: Option<String>,
+    /// The node was sent to a peer and comes back without the file.
+    failed: Option<u8>,
 }
 
 async fn boot_script(
@@ -200,9 +215,9 @@ async fn boot_object(
     headers: HeaderMap,
 ) -> Response {
     let Some(object) = BootObject::from_name(&file) else { return StatusCode::NOT_FOUND.into_response() };
-    let loading = Arc::clone(&shared);
+    let (loading, wanted) = (Arc::clone(&shared), bundle.clone());
     let loaded =
-        tokio::task::spawn_blocking(move || loading.objects.get(&*loading.policy, &bundle, object)).await;
+        tokio::task::spawn_blocking(move || loading.objects.get(&*loading.policy, &wanted, object)).await;
     let bytes = match loaded {
         Ok(Ok(bytes)) => bytes,
         Ok(Err(ObjectError::OtherBundle)) => return StatusCode::NOT_FOUND.into_response(),
@@ -215,22 +230,61 @@ async fn boot_object(
             return StatusCode::INTERNAL_SERVER_ERROR.into_response();
         }
     };
+    let tag = format!("{bundle}-{file}");
+    let content = Content { name: &file, bytes: &bytes, tag };
     if method == Method::HEAD {
-        return body(&bytes, &headers, &file, |_| Body::empty());
+        return answer(&method, &headers, &content, |_| Body::empty());
+    }
+    let node = ipv4(peer);
+    match shared.choose(node, &headers, query.failed.is_some()) {
+        Choice::Here => {}
+        Choice::Wait => {
+            shared.counters.put_off.fetch_add(1, Ordering::Relaxed);
+            return put_off();
+        }
+        Choice::Peer(at) => {
+            shared.counters.sent_to_peers.fetch_add(1, Ordering::Relaxed);
+            debug!(%node, peer = %at, file, "sent to a peer");
+            let location = format!("http://{at}{}/{bundle}/{file}", node_api::paths::BOOT);
+            if let Some(mac) = query.node() {
+                tokio::task::spawn_blocking(move || shared.policy.saw_load(mac, object.name()));
+            }
+            return (StatusCode::FOUND, [(LOCATION, location)]).into_response();
+        }
     }
     let Ok(permit) = Arc::clone(&shared.large).try_acquire_owned() else {
         shared.counters.put_off.fetch_add(1, Ordering::Relaxed);
         return put_off();
     };
     shared.counters.files.fetch_add(1, Ordering::Relaxed);
-    let begins = wanted_range(&headers, bytes.len() as u64)
+    let begins = wanted_range(&method, &headers, &content.tag, bytes.len() as u64)
         .is_none_or(|range| range.is_ok_and(|range| range.start == 0));
-    if begins && let Some(mac) = query.mac.as_deref().and_then(|mac| mac.parse::<MacAddr>().ok()) {
+    if begins && let Some(mac) = query.node() {
         info!(node = %mac, address = %peer.ip(), file, "boot file");
-        let name = object.name();
-        tokio::task::spawn_blocking(move || shared.policy.saw_load(mac, name));
+        tokio::task::spawn_blocking(move || shared.policy.saw_load(mac, object.name()));
     }
-    body(&bytes, &headers, &file, |part| Body::new(TransferBody::new(part, permit)))
+    answer(&method, &headers, &content, |part| Body::new(TransferBody::new(part, permit)))
+}
+
+impl ObjectQuery {
+    fn node(&self) -> Option<MacAddr> {
+        self.mac.as_deref()?.parse().ok()
+    }
+}
+
+impl Shared {
+    /// Where this node gets its file. Only iPXE and our agent follow redirects: UEFI HTTP boot and GRUB do not.
+    fn choose(&self, node: Ipv4Addr, headers: &HeaderMap, failed: bool) -> Choice {
+        let agent = headers.get(USER_AGENT).and_then(|agent| agent.to_str().ok()).unwrap_or_default();
+        let follows = agent.starts_with("iPXE/") || agent.starts_with(node_api::BOOT_SHARE_AGENT);
+        match &self.peers {
+            Some(peers) if follows => {
+                let mut peers = peers.lock().unwrap_or_else(PoisonError::into_inner);
+                peers.choose(Instant::now(), node, failed)
+            }
+            Some(_) | None => Choice::Here,
+        }
+    }
 }
 
 async fn boot_program(
@@ -240,11 +294,14 @@ async fn boot_program(
     headers: HeaderMap,
 ) -> Response {
     let Some(bytes) = shared.programs.get(&name) else { return StatusCode::NOT_FOUND.into_response() };
+    // At most a few MB, and hashed in less time than they take to send.
+    let content =
+        Content { name: &name, bytes: &bytes, tag: blake3::hash(&bytes).to_hex().as_str().to_owned() };
     if method == Method::HEAD {
-        return body(&bytes, &headers, &name, |_| Body::empty());
+        return answer(&method, &headers, &content, |_| Body::empty());
     }
     shared.counters.files.fetch_add(1, Ordering::Relaxed);
-    body(&bytes, &headers, &name, Body::from)
+    answer(&method, &headers, &content, Body::from)
 }
 
 /// What the query says, if it names a NIC.
@@ -297,47 +354,4 @@ fn put_off() -> Response {
     let [random] = random;
     let seconds = RETRY_AFTER_MIN_S + random % RETRY_AFTER_SPREAD_S;
     (StatusCode::SERVICE_UNAVAILABLE, [(RETRY_AFTER, HeaderValue::from(u16::from(seconds)))]).into_response()
-}
-
-/// The one range that `headers` ask for: `None` for the whole, `Err` for one beyond the end (RFC 9110 section 14).
-/// Several ranges are answered with the whole, as the RFC allows.
-fn wanted_range(headers: &HeaderMap, len: u64) -> Option<Result<std::ops::Range<u64>, ()>> {
-    let text = headers.get(RANGE)?.to_str().ok()?.strip_prefix("bytes=")?;
-    let (first, last) = text.split_once('-')?;
-    let range = match (first, last) {
-        ("", suffix) => len.saturating_sub(suffix.parse().ok()?)..len,
-        (first, "") => first.parse().ok()?..len,
-        (first, last) => first.parse().ok()?..last.parse::<u64>().ok()?.saturating_add(1).min(len),
-    };
-    Some(if range.start < range.end { Ok(range) } else { Err(()) })
-}
-
-/// 200, 206 or 416 with the exact length; `make` turns the wanted bytes into a body.
-fn body(bytes: &Bytes, headers: &HeaderMap, name: &str, make: impl FnOnce(Bytes) -> Body) -> Response {
-    let len = bytes.len() as u64;
-    let (status, range) = match wanted_range(headers, len) {
-        None => (StatusCode::OK, 0..len),
-        Some(Ok(range)) => (StatusCode::PARTIAL_CONTENT, range),
-        Some(Err(())) => {
-            let unsatisfied = HeaderValue::try_from(format!("bytes */{len}"));
-            let mut response = StatusCode::RANGE_NOT_SATISFIABLE.into_response();
-            response.headers_mut().extend(unsatisfied.ok().map(|value| (CONTENT_RANGE, value)));
-            return response;
-        }
-    };
-    let (begin, end) =
-        (usize::try_from(range.start).unwrap_or(0), usize::try_from(range.end).unwrap_or(bytes.len()));
-    let mut response = Response::new(make(bytes.slice(begin..end.max(begin))));
-    *response.status_mut() = status;
-    let kind = if name.ends_with(".efi") { "application/efi" } else { "application/octet-stream" };
-    let out = response.headers_mut();
-    out.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
-    out.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
-    out.insert(CONTENT_LENGTH, HeaderValue::from(range.end - range.start));
-    if status == StatusCode::PARTIAL_CONTENT
-        && let Ok(value) = HeaderValue::try_from(format!("bytes {}-{}/{len}", range.start, range.end - 1))
-    {
-        out.insert(CONTENT_RANGE, value);
-    }
-    response
 }

@@ -68,11 +68,14 @@ pub(super) fn agent(
         arguments.push_str(extra_arguments.trim());
     }
     let mut script = begin(&format!("starting the agent on {mac}"));
-    line(&mut script, &format!("kernel {files}/vmlinuz?mac={mac_hyphenated} {arguments} || goto again"));
-    line(
-        &mut script,
-        &format!("initrd --name initrd.img {files}/initrd.img?mac={mac_hyphenated} || goto again"),
-    );
+    // A peer that the server sent the node to may have gone; the server then sends the file itself.
+    for (command, file, rest) in [
+        ("kernel", "vmlinuz", format!(" {arguments}")),
+        ("initrd --name initrd.img", "initrd.img", String::new()),
+    ] {
+        let url = format!("{files}/{file}?mac={mac_hyphenated}");
+        line(&mut script, &format!("{command} {url}{rest} || {command} {url}&failed=1{rest} || goto again"));
+    }
     line(&mut script, "boot || goto again");
     again(&mut script, place);
     Ok(script)

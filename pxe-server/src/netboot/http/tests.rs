@@ -106,6 +106,14 @@ struct World {
 
 impl World {
     async fn new(decision: BootDecision, large_transfers_max: usize) -> Self {
+        Self::with_peers(decision, large_transfers_max, None).await
+    }
+
+    async fn with_peers(
+        decision: BootDecision,
+        large_transfers_max: usize,
+        peers: Option<SharedPeers>,
+    ) -> Self {
         let directory = tempfile::tempdir().unwrap();
         // Larger than the buffers of a loopback connection, so that a node that does not read holds its place.
         let kernel: Vec<u8> = (0..24_000_000_u32).map(|at| at.to_le_bytes()[at as usize % 3]).collect();
@@ -128,8 +136,7 @@ impl World {
             (PLACE.http, PLACE.agent),
             BootPrograms::of(&[("ipxe.efi", b"MZ efi".to_vec())]),
             Arc::clone(&policy) as Arc<dyn BootPolicy>,
-            extra,
-            large_transfers_max,
+            (extra, peers, large_transfers_max),
         );
         Self { _directory: directory, policy, address, http, kernel }
     }
@@ -288,6 +295,44 @@ async fn node_that_finds_no_place_is_told_when_to_come_back() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     panic!("the place was never freed");
+}
+
+#[tokio::test]
+async fn what_changed_since_is_sent_whole() {
+    let world = World::new(agent(), 4).await;
+    let (head, _) = world.ask("HEAD", "/boot/b1/initrd.img", "").await;
+    assert!(head.contains("etag: \"b1-initrd.img\""), "{head}");
+    let part = |tag: &str| format!("Range: bytes=512-515\r\nIf-Range: {tag}\r\n");
+    let (head, body) = world.ask("GET", "/boot/b1/initrd.img", &part("\"b1-initrd.img\"")).await;
+    assert!(head.contains("206 ") && body == b"zstd", "{head}");
+    let (head, body) = world.ask("GET", "/boot/b1/initrd.img", &part("\"b0-initrd.img\"")).await;
+    assert!(head.contains("200 ") && body.len() == 523, "{head}");
+    let (head, _) = world.ask("HEAD", "/boot/b1/initrd.img", "Range: bytes=0-1\r\n").await;
+    assert!(head.contains("200 ") && head.contains("content-length: 523"), "{head}");
+}
+
+#[tokio::test]
+async fn node_is_sent_to_a_peer_of_its_rack_and_taken_back_when_that_fails() {
+    let peers = Arc::new(Mutex::new(BootPeers::new(Vec::new())));
+    let world = World::with_peers(agent(), 4, Some(Arc::clone(&peers))).await;
+    let peer = Ipv4Addr::new(127, 0, 0, 9);
+    assert!(peers.lock().unwrap().invite(Instant::now(), peer));
+    peers.lock().unwrap().reported(Instant::now(), peer, Some(6980));
+
+    let ipxe = "User-Agent: iPXE/1.0.0+\r\n";
+    let path = "/boot/b1/vmlinuz?mac=52-54-00-aa-bb-cc";
+    let (head, body) = world.ask("GET", path, ipxe).await;
+    assert!(head.starts_with("http/1.1 302") && body.is_empty(), "{head}");
+    assert!(head.contains("location: http://127.0.0.9:6980/boot/b1/vmlinuz"), "{head}");
+    // UEFI HTTP boot and GRUB would stop at a redirect.
+    assert!(world.ask("GET", path, "User-Agent: UefiHttpBoot/1.0\r\n").await.0.starts_with("http/1.1 200"));
+    let (head, body) = world.ask("GET", &format!("{path}&failed=1"), ipxe).await;
+    assert!(head.starts_with("http/1.1 200") && body == world.kernel, "{head}");
+    let counters = world.http.counters();
+    assert_eq!(
+        (counters.sent_to_peers.load(Ordering::Relaxed), counters.files.load(Ordering::Relaxed)),
+        (1, 2)
+    );
 }
 
 #[tokio::test]

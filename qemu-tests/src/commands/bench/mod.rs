@@ -1,5 +1,6 @@
 //! `qemu-tests bench`: one benchmark, as a table for people or one JSON object for programs.
 
+mod boot_bed;
 mod deploy;
 mod have;
 mod paper;
@@ -10,6 +11,7 @@ mod simulate;
 mod swarm;
 mod swarm_cpu;
 mod swarm_sim;
+mod tftp;
 
 use std::process::ExitCode;
 
@@ -35,6 +37,10 @@ const BENCHMARKS: &[(&str, &str)] = &[
         "one file to 1, 4 and 8 nodes on links as fast as they are: bytes per second and per processor second",
     ),
     ("have", "what announcing pieces costs and delays, by policy, with 32..1,000 simulated nodes"),
+    (
+        "tftp",
+        "boot programs to 1, 10 and 100 nodes at a time: ours, dnsmasq, atftpd; block sizes and windows",
+    ),
     ("payload", "what a node loads before it can ask for more: kernel, initrd, agent"),
 ];
 
@@ -73,6 +79,7 @@ pub(crate) async fn run(arguments: BenchArguments) -> Result<ExitCode> {
         "swarm-sim" => tokio::task::block_in_place(|| swarm_sim::swarm_sim(quick, json))?,
         "have" => tokio::task::block_in_place(|| have::have(quick, json))?,
         "paper" => tokio::task::block_in_place(|| paper::paper(&choice))?,
+        "tftp" => tokio::task::block_in_place(|| tftp::tftp(&choice))?,
         other => bail!("there is no benchmark {other}; `bench list` names them"),
     }
     Ok(ExitCode::SUCCESS)
