@@ -47,11 +47,11 @@ impl BootPolicy for AgentForAll {
 }
 
 /// A network namespace for a node, joined by a cable to the namespace of the calling thread.
-struct NodeSpace(std::process::Child);
+pub(super) struct NodeSpace(std::process::Child);
 
 impl NodeSpace {
     /// The server's end is `server0` with 10.77.0.1/24, the node's is `node0`, up and without address.
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let holder = Command::new("unshare").args(["--net", "sleep", "600"]).spawn().expect("unshare starts");
         let space = Self(holder);
         // Until unshare has made its namespace, its pid stands for ours.
@@ -82,10 +82,34 @@ impl NodeSpace {
     }
 
     /// A command in the node's namespace.
-    fn command(&self, program: &str) -> Command {
+    pub(super) fn command(&self, program: &str) -> Command {
         let mut command = Command::new("nsenter");
         command.args(["--target", &self.pid(), "--net", program]);
         command
+    }
+
+    /// Runs `body` on a thread of the node's namespace.
+    pub(super) fn inside<T: Send>(&self, body: impl FnOnce() -> T + Send) -> T {
+        let namespace = std::fs::File::open(format!("/proc/{}/ns/net", self.pid())).unwrap();
+        std::thread::scope(|scope| {
+            let inside = move || {
+                nix::sched::setns(namespace, nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+                body()
+            };
+            scope.spawn(inside).join().unwrap()
+        })
+    }
+
+    /// Waits until the node has this address.
+    pub(super) async fn has_address(&self, address: Ipv4Addr) {
+        for _ in 0..100 {
+            let shown = run(self.command("ip").args(["-4", "address", "show", "node0"]));
+            if String::from_utf8_lossy(&shown).contains(&format!(" {address}/")) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        panic!("the node never had {address}");
     }
 }
 
@@ -97,18 +121,18 @@ impl Drop for NodeSpace {
 }
 
 /// Standard output; the test ends here if the command fails.
-fn run(command: &mut Command) -> Vec<u8> {
+pub(super) fn run(command: &mut Command) -> Vec<u8> {
     let output = command.stdin(Stdio::null()).output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
     assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
     output.stdout
 }
 
-/// Why this machine cannot run stories in namespaces.
-fn missing_for_namespaces() -> Option<String> {
+/// Why this machine cannot run stories in namespaces that need these programs.
+fn missing_for_namespaces(more: &[&str]) -> Option<String> {
     if !nix::unistd::geteuid().is_root() {
         return Some("needs root".into());
     }
-    let programs = ["ip", "unshare", "nsenter", "busybox", "curl", "atftp"];
+    let programs = [&["ip", "unshare", "nsenter"], more].concat();
     let there = |program: &&str| {
         Path::new("/usr/bin").join(program).exists() || Path::new("/usr/sbin").join(program).exists()
     };
@@ -136,7 +160,15 @@ fn udhcpc(space: &NodeSpace, directory: &Path) -> String {
 /// Over the real sockets: a node gets an address, boot programs, a script and a kernel; a restarted server knows it.
 #[test]
 fn node_in_a_namespace_gets_address_and_boot_files() {
-    if let Some(missing) = missing_for_namespaces() {
+    in_a_namespace(&["busybox", "curl", "atftp"], story_in_a_namespace);
+}
+
+/// Tells a story in a namespace of its own, if this machine has what it needs.
+pub(super) fn in_a_namespace<S: Future<Output = ()>>(
+    programs: &[&str],
+    story: impl FnOnce() -> S + Send + 'static,
+) {
+    if let Some(missing) = missing_for_namespaces(programs) {
         println!("skipped: {missing}");
         return;
     }
@@ -144,7 +176,7 @@ fn node_in_a_namespace_gets_address_and_boot_files() {
     std::thread::spawn(|| {
         nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(story_in_a_namespace());
+        runtime.block_on(story());
     })
     .join()
     .unwrap();
@@ -158,10 +190,15 @@ fn file(directory: &Path, name: &str, len: usize) -> Vec<u8> {
 }
 
 async fn start(directory: &Path, store: &Store) -> anyhow::Result<Netboot> {
+    start_with(directory, store, DhcpConfig::default()).await
+}
+
+/// A server on `server0` whose boot files are in `directory`.
+pub(super) async fn start_with(directory: &Path, store: &Store, dhcp: DhcpConfig) -> anyhow::Result<Netboot> {
     let config = NetbootConfig {
         interface: "server0".into(),
         address: None,
-        dhcp: DhcpConfig::default(),
+        dhcp,
         boot_files: directory.to_owned(),
         http_port: 80,
         agent_port: 8443,

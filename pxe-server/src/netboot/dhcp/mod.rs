@@ -10,6 +10,9 @@ mod config;
 mod driver;
 mod leases;
 
+#[cfg(test)]
+mod tests;
+
 pub(crate) use config::{DEFAULT_LEASE, DhcpConfig, DhcpMode, Network};
 pub(super) use config::{Place, nodes_on_link, pools_text, settings};
 pub(super) use driver::Dhcp;
