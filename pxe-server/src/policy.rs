@@ -1,10 +1,15 @@
 //! Who boots what: the netboot part asks, the nodes' records answer.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
+use anyhow::Result;
+use boot_menu::Server;
 use dhcp_wire::MacAddr;
 
 use crate::bundle::Bundle;
+use crate::clock::now_unix_ms;
+use crate::menus::{self, Current, Give, OnceBook};
 use crate::netboot::{BootDecision, BootFiles, BootPolicy, BootRequest, DhcpSeen, Hint, Program};
 use crate::nodes::{Boot, Nodes};
 
@@ -14,8 +19,37 @@ pub(crate) struct Policy {
     pub(crate) nodes: Arc<Nodes>,
     /// What the agent boots from.
     pub(crate) bundle: Arc<Bundle>,
-    /// Of the site.
-    pub(crate) boot_arguments: String,
+    /// The newest good site file's menus.
+    pub(crate) site: Arc<Current>,
+    /// Who has had what is given only once.
+    pub(crate) once: OnceBook,
+}
+
+impl Policy {
+    fn try_decide(&self, request: &BootRequest, server: &Server) -> Result<BootDecision> {
+        let site = self.site.get();
+        let name = self.nodes.discover(request.mac)?;
+        let facts = menus::facts(request, name, self.nodes.known_identity(request.mac));
+        let now_unix_ms = now_unix_ms();
+        // Should the store fail, nothing is given a second time.
+        let had = |rule: &str| self.once.had(request.mac, rule, now_unix_ms).unwrap_or(true);
+        let answer = menus::answer(&site.menus, &facts, server, request, had);
+        if let Some(rule) = &answer.once {
+            self.once.note(request.mac, rule, now_unix_ms)?;
+        }
+        let boot = match answer.give {
+            Give::Script(script) => return Ok(BootDecision::Script(script)),
+            Give::Login => return Ok(BootDecision::Login),
+            Give::Task => self.nodes.decide(request.mac)?,
+            Give::Inventory => self.nodes.boot_for_inventory(request.mac)?,
+        };
+        Ok(match boot {
+            Boot::Local => BootDecision::Local(answer.local),
+            Boot::Agent { token } => {
+                BootDecision::Agent { token, extra_arguments: site.boot_arguments.clone() }
+            }
+        })
+    }
 }
 
 impl BootPolicy for Policy {
@@ -36,18 +70,12 @@ impl BootPolicy for Policy {
         self.nodes.hint(mac)
     }
 
-    fn decide(&self, request: &BootRequest) -> BootDecision {
-        match self.nodes.decide(request.mac) {
-            Ok(Boot::Local) => BootDecision::Local,
-            Ok(Boot::Agent { token }) => {
-                BootDecision::Agent { token, extra_arguments: self.boot_arguments.clone() }
-            }
-            Err(error) => {
-                // Without its record nobody knows whether the node's disk may be touched.
-                tracing::error!(mac = %request.mac, "{error:#}");
-                BootDecision::Ignore
-            }
-        }
+    fn decide(&self, request: &BootRequest, server: &Server) -> BootDecision {
+        self.try_decide(request, server).unwrap_or_else(|error| {
+            // Without its record nobody knows whether the node's disk may be touched.
+            tracing::error!(mac = %request.mac, "{error:#}");
+            BootDecision::Ignore
+        })
     }
 
     fn saw_load(&self, mac: MacAddr, _file: &str) {
@@ -61,5 +89,12 @@ impl BootPolicy for Policy {
             initrd: self.bundle.initrd(),
             site_cpio: Arc::clone(&self.bundle.site_cpio),
         }
+    }
+    fn menu_files(&self) -> Option<PathBuf> {
+        self.site.get().menu_files.clone()
+    }
+
+    fn password_digest(&self, user: &str) -> Option<String> {
+        self.site.get().menus.user(user).map(|user| user.digest.clone())
     }
 }

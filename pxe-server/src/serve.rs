@@ -20,9 +20,11 @@ use crate::deployments::Deployments;
 use crate::events::Events;
 use crate::images::{ImageRules, Images, Untrusted};
 use crate::keys::Keys;
+use crate::menus::{Current, OnceBook};
 use crate::netboot::{BOOT_FILES_DIR, Netboot, NetbootConfig};
 use crate::nodes::{NodeRules, Nodes};
 use crate::policy::Policy;
+use crate::reload::{self, SiteSource};
 use crate::site::Site;
 use crate::state::StateDir;
 use crate::swarm_service::SwarmService;
@@ -54,8 +56,9 @@ struct Front {
 }
 
 /// Serves until SIGTERM or SIGINT.
-pub(crate) async fn serve(site: Site, state: &std::path::Path) -> Result<()> {
+pub(crate) async fn serve(site: Site, source: SiteSource, state: &std::path::Path) -> Result<()> {
     let opened = open(&site, state)?;
+    let current = Arc::new(Current::new(site.changeable()));
     let swarm = Arc::new(SwarmService::new(Arc::clone(&opened.nodes), site.peer_port, site.swarm_open)?);
     // Bound before anything is answered: a second server, or a port in use, ends here.
     let agent_listener =
@@ -64,7 +67,7 @@ pub(crate) async fn serve(site: Site, state: &std::path::Path) -> Result<()> {
     let admin_address = admin_listener.local_addr().context("asking for the admin API's address")?;
     let (stopper, stop) = Stop::new();
     let mut parts = JoinSet::new();
-    let front = start_front(&site, &opened, &swarm, &stop, &mut parts).await?;
+    let front = start_front(&site, (&opened, &current), &swarm, &stop, &mut parts).await?;
     let tls_config = Arc::clone(&opened.keys.tls);
     let _state = opened.state;
     let app = Arc::new(App {
@@ -101,6 +104,7 @@ pub(crate) async fn serve(site: Site, state: &std::path::Path) -> Result<()> {
     parts.spawn(Arc::clone(&events).run(Arc::clone(&app), stop.clone()));
     parts.spawn(keep_house(Arc::clone(&app), stop.clone()));
     announce_start(&app, admin_address);
+    parts.spawn(reload::reload_on_signal(source, app.site.clone(), current, stop.clone()));
     wait_for_signal().await?;
     tracing::info!("stopping");
     stopper.send_replace(true);
@@ -132,7 +136,7 @@ fn open(site: &Site, state: &std::path::Path) -> Result<Opened> {
 
 async fn start_front(
     site: &Site,
-    opened: &Opened,
+    (opened, current): (&Opened, &Arc<Current>),
     swarm: &Arc<SwarmService>,
     stop: &Stop,
     parts: &mut JoinSet<()>,
@@ -156,7 +160,8 @@ async fn start_front(
     let policy = Arc::new(Policy {
         nodes: Arc::clone(&opened.nodes),
         bundle: Arc::clone(&opened.bundle),
-        boot_arguments: site.boot_arguments.clone(),
+        site: Arc::clone(current),
+        once: OnceBook::new(opened.store.clone()),
     });
     let netboot = Netboot::start(config, policy, opened.store.clone(), swarm.router()).await?;
     let address = *netboot.http_address().ip();

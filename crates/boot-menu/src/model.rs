@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use dhcp_wire::MacAddr;
 
 use crate::select::Match;
-use crate::text::Template;
+use crate::text::{Location, Template};
 
 /// Everything that a site says about menus.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -200,6 +200,36 @@ impl Menus {
     #[must_use]
     pub fn user(&self, name: &str) -> Option<&User> {
         self.users.get(name)
+    }
+
+    /// Every file that an entry names without variables, with the entry.
+    #[must_use]
+    pub fn files(&self) -> Vec<(&str, String)> {
+        let nothing = BTreeMap::new();
+        let of = |entry: &Entry| -> Vec<Template> {
+            match &entry.kind {
+                Kind::Kernel { kernel, initrd, .. } => {
+                    std::iter::once(kernel).chain(initrd).cloned().collect()
+                }
+                Kind::Program(program) => [&program.bios, &program.uefi, &program.secureboot]
+                    .into_iter()
+                    .flatten()
+                    .cloned()
+                    .collect(),
+                Kind::Chain(to) => vec![to.clone()],
+                Kind::Deploy | Kind::Inventory | Kind::Local(_) | Kind::Shell => Vec::new(),
+            }
+        };
+        let file = |template: &Template| match Location::parse(&template.fill(&nothing).ok()?)? {
+            Location::File(file) => Some(file),
+            Location::Url { .. } => None,
+        };
+        let entries = self.entries.iter();
+        entries
+            .flat_map(|(name, entry)| {
+                of(entry).iter().filter_map(file).map(|file| (name.as_str(), file)).collect::<Vec<_>>()
+            })
+            .collect()
     }
 
     /// The name that the site gives a NIC.

@@ -117,6 +117,12 @@ impl Menus {
         self.plan_of(facts, server, Start::Menu(menu.to_owned()))
     }
 
+    /// How a node gets to its own disk.
+    #[must_use]
+    pub fn local(&self, facts: &Facts) -> Local {
+        self.rules(facts).iter().find_map(|(_, choice)| choice.local).unwrap_or(Local::Auto)
+    }
+
     fn plan_of<'a>(&'a self, facts: &Facts, server: &Server, start: Start) -> Option<Plan<'a>> {
         let rules = self.rules(facts);
         let local = rules.iter().find_map(|(_, choice)| choice.local).unwrap_or(Local::Auto);

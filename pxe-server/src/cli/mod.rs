@@ -1,6 +1,8 @@
 //! The command line: one subcommand, one file. Raw arguments become checked values in `site`.
 
+mod check;
 mod client;
+mod menu;
 mod nodes;
 mod report;
 mod seed;
@@ -16,7 +18,8 @@ use anyhow::{Context as _, Result};
 use clap::{Args, Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
-use crate::site::{Overrides, read_site};
+use crate::reload::SiteSource;
+use crate::site::Overrides;
 use client::AdminClient;
 
 #[derive(Parser)]
@@ -40,6 +43,11 @@ enum Command {
     Watch(watch::WatchArguments),
     /// Show what came of the last deployment
     Report(report::ReportArguments),
+    /// Check a site file: every problem at once, with its line and what to write instead
+    Check(check::CheckArguments),
+    /// Show what a node would get, before any server does
+    #[command(subcommand)]
+    Menu(menu::MenuCommand),
     /// Offer one file to a swarm until interrupted: torrent, tracker, seed and web seed
     Seed(seed::SeedArguments),
 }
@@ -108,6 +116,8 @@ fn dispatch(command: Command) -> Result<()> {
         Command::Deploy(arguments) => nodes::order(&arguments, "deploy", "will be deployed"),
         Command::Watch(arguments) => watch::watch(&arguments),
         Command::Report(arguments) => report::report(&arguments),
+        Command::Check(arguments) => check::check(&arguments),
+        Command::Menu(command) => menu::menu(&command),
         Command::Seed(arguments) => {
             log_to_standard_error("warn");
             seed::seed(&arguments)
@@ -137,10 +147,12 @@ fn serve(arguments: ServeArguments) -> Result<()> {
         leave_signatures_to_nodes: arguments.leave_signatures_to_nodes,
         admin: arguments.admin,
         no_netboot: arguments.no_netboot,
+        partial: false,
     };
-    let site = read_site(arguments.site.as_deref(), &overrides)?;
+    let source = SiteSource { path: arguments.site, overrides };
+    let site = source.read()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting")?;
-    runtime.block_on(crate::serve::serve(site, &arguments.state))
+    runtime.block_on(crate::serve::serve(site, source, &arguments.state))
 }
 
 /// Runs one conversation with the admin API.

@@ -7,7 +7,9 @@
 mod boot_files;
 mod dhcp;
 mod http;
+mod menu_files;
 mod net;
+mod node_files;
 mod policy;
 mod router;
 mod tftp;
@@ -29,7 +31,10 @@ use self::tftp::Tftp;
 
 pub(crate) use self::http::{BootPeers, SharedPeers};
 pub(crate) use dhcp::{DEFAULT_LEASE, DhcpConfig, DhcpMode, Network};
-pub(crate) use policy::{BootDecision, BootFiles, BootPolicy, BootRequest, DhcpSeen, Hint, Program};
+pub(crate) use http::{REALM, md5_hex, script_url, told};
+pub(crate) use policy::{
+    Asks, BootDecision, BootFiles, BootPolicy, BootRequest, DhcpSeen, Hint, Loader, Program,
+};
 
 /// Where Debian's package `ipxe` puts its boot programs.
 pub(crate) const BOOT_FILES_DIR: &str = "/usr/lib/ipxe";
@@ -148,11 +153,15 @@ impl Netboot {
         let http = Http::start(
             listener,
             (http_address, agent_address),
-            programs.clone(),
+            programs,
             Arc::clone(&policy),
             (extra_http, peers.clone()),
         );
-        let tftp = Tftp::start(&config.interface, SocketAddrV4::new(address, TFTP_PORT), Arc::new(programs))?;
+        let tftp = Tftp::start(
+            &config.interface,
+            SocketAddrV4::new(address, TFTP_PORT),
+            Arc::new(http.node_files()),
+        )?;
         let booting = Booting::default();
         let dhcp = match settings {
             Some(settings) => {
@@ -239,6 +248,11 @@ fn tell_of(settings: &Settings) {
     if let Some(warning) = net::neighbour_table_warning(dhcp::nodes_on_link(settings)) {
         warn!("{warning}");
     }
+}
+
+/// The server's address on an interface: `wanted`, or the first; `None` if that is not to be had now.
+pub(crate) fn server_address(interface: &str, wanted: Option<Ipv4Addr>) -> Option<Ipv4Addr> {
+    net::interface_address(interface, wanted).ok().map(|(address, _)| address)
 }
 
 #[cfg(test)]

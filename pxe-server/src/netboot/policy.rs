@@ -17,12 +17,20 @@ pub(crate) trait BootPolicy: Send + Sync {
     fn hint(&self, _mac: MacAddr) -> Hint {
         Hint::default()
     }
-    /// What the node that fetches its boot script shall do.
-    fn decide(&self, request: &BootRequest) -> BootDecision;
+    /// What the node that fetches its boot script shall do. `server` is where it finds more.
+    fn decide(&self, request: &BootRequest, server: &boot_menu::Server) -> BootDecision;
     /// A node begins to fetch `vmlinuz` or `initrd.img` (stage `load`).
     fn saw_load(&self, mac: MacAddr, file: &str);
     /// The bundle that nodes boot now. Called for every boot object that is asked for, so it should be cheap.
     fn boot_files(&self) -> BootFiles;
+    /// The directory with the files that menus name; `None`: there is none.
+    fn menu_files(&self) -> Option<PathBuf> {
+        None
+    }
+    /// MD5 of `USER:esir:PASSWORD` in hex, for users that may choose protected entries.
+    fn password_digest(&self, _user: &str) -> Option<String> {
+        None
+    }
 }
 
 /// A node fetches its boot script. Unauthenticated, as everything that firmware says.
@@ -34,17 +42,43 @@ pub(crate) struct BootRequest {
     pub(crate) uuid: Option<String>,
     /// SMBIOS serial number, printable, at most 128 characters.
     pub(crate) serial: Option<String>,
-    /// Which firmware iPXE runs on.
+    /// Which firmware the loader runs on.
     pub(crate) platform: FirmwareKind,
+    /// Which loader asks.
+    pub(crate) loader: Loader,
     /// Where the request came from.
     pub(crate) address: Ipv4Addr,
+    /// What of the node's menus is asked for.
+    pub(crate) asks: Asks,
+    /// Who proved a password with this request.
+    pub(crate) user: Option<String>,
+}
+
+/// The program that reads the script.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Loader {
+    /// iPXE.
+    Ipxe,
+    /// A signed GRUB, behind Secure Boot's shim.
+    Grub,
+}
+
+/// What of a node's menus is asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Asks {
+    /// Where it begins.
+    Start,
+    /// An entry that was chosen, by name.
+    Item(String),
+    /// A menu behind another, by name.
+    Menu(String),
 }
 
 /// What a node does next.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum BootDecision {
-    /// Boot from its own disk.
-    Local,
+    /// Boot from its own disk, in the way that suits its firmware.
+    Local(boot_menu::Local),
     /// Start the agent.
     Agent {
         /// Names this boot; letters, digits, `-` and `_` only.
@@ -54,6 +88,10 @@ pub(crate) enum BootDecision {
     },
     /// Go back to the firmware as if there were no server.
     Ignore,
+    /// Run this, in the language of the loader that asks.
+    Script(String),
+    /// Prove a password first.
+    Login,
 }
 
 /// The boot bundle in use.

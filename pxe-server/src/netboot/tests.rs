@@ -29,7 +29,7 @@ struct AgentForAll(std::path::PathBuf);
 impl BootPolicy for AgentForAll {
     fn saw_dhcp(&self, _: &DhcpSeen) {}
 
-    fn decide(&self, _: &BootRequest) -> BootDecision {
+    fn decide(&self, _: &BootRequest, _: &boot_menu::Server) -> BootDecision {
         BootDecision::Agent { token: "t".into(), extra_arguments: String::new() }
     }
 

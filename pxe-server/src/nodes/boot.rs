@@ -4,12 +4,12 @@ use std::net::IpAddr;
 
 use anyhow::{Context as _, Result};
 use dhcp_wire::MacAddr;
-use node_api::{EnrolRequest, EnrolRequestBody, Stage};
+use node_api::{EnrolRequest, EnrolRequestBody, Identity, Stage};
 use store::{Expect, Write};
 
 use super::live::TOKENS_MAX;
 use super::machine::wants_agent;
-use super::record::TokenRecord;
+use super::record::{Purpose, TokenRecord};
 use super::{Nodes, sha256_hex};
 use crate::clock::now_unix_ms;
 use crate::keys::random;
@@ -95,13 +95,29 @@ impl Nodes {
         }
     }
 
-    /// A machine does a network boot for the first time: it is a node now.
-    pub(crate) fn discover(&self, mac: MacAddr) -> Result<()> {
-        self.ensure(mac).map(drop)
+    /// A machine does a network boot: it is a node from now on, with this name.
+    pub(crate) fn discover(&self, mac: MacAddr) -> Result<String> {
+        self.ensure(mac)
     }
 
     /// What a machine that asks for its boot script boots. A token is stored before it is given.
     pub(crate) fn decide(&self, mac: MacAddr) -> Result<Boot> {
+        self.boot(mac, Purpose::Task)
+    }
+
+    /// Starts the agent, whatever is owed to the node, and gives it no task.
+    pub(crate) fn boot_for_inventory(&self, mac: MacAddr) -> Result<Boot> {
+        self.boot(mac, Purpose::Inventory)
+    }
+
+    /// What SMBIOS said when the node's agent enrolled last.
+    pub(crate) fn known_identity(&self, mac: MacAddr) -> Option<Identity> {
+        let inner = self.lock();
+        let name = inner.by_mac.get(&mac.to_string())?;
+        inner.nodes.get(name)?.record.identity.clone()
+    }
+
+    fn boot(&self, mac: MacAddr, purpose: Purpose) -> Result<Boot> {
         let name = self.ensure(mac)?;
         let token = hex::encode(random::<16>()?);
         let key = token_key(&token);
@@ -111,16 +127,17 @@ impl Nodes {
             tokens.and_then(|tokens| if tokens.len() >= TOKENS_MAX { tokens.pop_front() } else { None })
         };
         let boot = self.update(&name, |transition, writes| {
-            if !wants_agent(transition.record) {
+            if purpose == Purpose::Task && !wants_agent(transition.record) {
                 transition.boots_local();
                 return Ok(Boot::Local);
             }
-            transition.boots_agent();
+            transition.boots_agent(purpose);
             let record = TokenRecord {
                 node: transition.record.name.clone(),
                 mac: mac.to_string(),
                 minted_unix_ms: transition.now_unix_ms,
                 used_by: None,
+                purpose,
             };
             writes.push(Write::put(key.clone(), Expect::Absent, serde_json::to_vec(&record)?));
             if let Some(oldest) = oldest.as_ref().filter(|oldest| self.is_unused(oldest)) {
@@ -162,7 +179,8 @@ impl Nodes {
                 let value = serde_json::to_vec(&token)?;
                 writes.push(Write::put(token_key(&body.token), Expect::Version(version), value));
             }
-            transition.enrolled(&body, sha256_hex(&session), rule.as_deref(), seen.clone());
+            let granted = (rule.as_deref(), token.purpose);
+            transition.enrolled(&body, sha256_hex(&session), granted, seen.clone());
             Ok(Ok(()))
         });
         enrolled.map_err(Refusal::Internal)??;

@@ -20,7 +20,8 @@
 use node_api::{EnrolRequestBody, Event, EventKind, Identity, Recovery, Stage};
 
 use super::record::{
-    Alarm, Approval, BootSession, HistoryEntry, Installed, NodeRecord, NodeState, Outcome, Run, StageTime,
+    Alarm, Approval, BootSession, HistoryEntry, Installed, NodeRecord, NodeState, Outcome, Purpose, Run,
+    StageTime,
 };
 use super::text::clean;
 
@@ -75,8 +76,12 @@ impl<'a> Transition<'a> {
     }
 
     /// The boot script was asked for and names the agent.
-    pub(crate) fn boots_agent(&mut self) {
-        self.note(Some(Stage::Load), "boots the agent over the network");
+    pub(crate) fn boots_agent(&mut self, purpose: Purpose) {
+        let text = match purpose {
+            Purpose::Task => "boots the agent over the network",
+            Purpose::Inventory => "boots the agent over the network, only to report its hardware",
+        };
+        self.note(Some(Stage::Load), text);
     }
 
     /// The boot script was asked for and names the local disk.
@@ -92,7 +97,7 @@ impl<'a> Transition<'a> {
         &mut self,
         body: &EnrolRequestBody,
         session_sha256: String,
-        rule: Option<&str>,
+        (rule, purpose): (Option<&str>, Purpose),
         before_enrol: Vec<StageTime>,
     ) {
         let again = self.record.boot.as_ref().filter(|boot| boot.node_key == body.node_key);
@@ -114,6 +119,7 @@ impl<'a> Transition<'a> {
             stored_sequence,
             kernel_unix_ms,
             software: clean(&software),
+            purpose,
         });
         if let Some(change) = changed {
             self.record.held = true;
@@ -208,7 +214,8 @@ impl<'a> Transition<'a> {
 
     /// What a poll for the task is answered.
     pub(crate) fn task_answer(record: &NodeRecord) -> TaskAnswer {
-        let may = record.approved.is_some() && record.armed && record.boot.is_some();
+        let for_task = record.boot.as_ref().is_some_and(|boot| boot.purpose == Purpose::Task);
+        let may = record.approved.is_some() && record.armed && for_task;
         let ready = match &record.state {
             NodeState::Approved | NodeState::Deploying { .. } => true,
             NodeState::Failed { recovery, .. } => {

@@ -121,6 +121,20 @@ pub(crate) struct BootSession {
     pub(crate) kernel_unix_ms: Option<u64>,
     /// Version of the agent, `uname -r` of its kernel.
     pub(crate) software: String,
+    /// What it was started for.
+    #[serde(default)]
+    pub(crate) purpose: Purpose,
+}
+
+/// What an agent was started for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Purpose {
+    /// The task that is owed to the node.
+    #[default]
+    Task,
+    /// To report its hardware; it gets no task in this boot.
+    Inventory,
 }
 
 /// One node's part in one deployment, also stored under `run/DEPLOYMENT/NODE` for reports.
@@ -225,4 +239,7 @@ pub(crate) struct TokenRecord {
     pub(crate) minted_unix_ms: u64,
     /// The key that enrolled by it, hex.
     pub(crate) used_by: Option<String>,
+    /// What the boot is for.
+    #[serde(default)]
+    pub(crate) purpose: Purpose,
 }

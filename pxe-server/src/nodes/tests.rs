@@ -3,6 +3,7 @@ use proptest::prelude::*;
 
 use super::machine::{FAILURES_MAX, wants_agent};
 use super::record::Outcome;
+use super::record::Purpose;
 use super::*;
 
 fn record() -> NodeRecord {
@@ -52,7 +53,9 @@ impl World {
             agent_version: "0".into(),
             store_manifest: String::new(),
         };
-        self.change(|t| t.enrolled(&body, format!("session{boot}"), rule.then_some("a rule"), Vec::new()));
+        self.change(|t| {
+            t.enrolled(&body, format!("session{boot}"), (rule.then_some("a rule"), Purpose::Task), Vec::new())
+        });
     }
 
     /// Takes the task if it may be had.
@@ -87,7 +90,7 @@ impl World {
 #[test]
 fn whole_life_goes_through_the_states_in_order() {
     let mut world = World::new();
-    world.change(|t| t.boots_agent());
+    world.change(|t| t.boots_agent(Purpose::Task));
     world.enrol(1, 1, false);
     assert!(!world.take_task());
     assert!(world.change(|t| t.approve("somebody")));

@@ -52,10 +52,12 @@ impl<'a> Checker<'a> {
     }
 
     /// The site, as far as it could be made; only good if no problem was found.
-    pub(super) fn check(&mut self, raw: RawSite, base: Option<&Path>, overrides: &Overrides) -> Site {
+    pub(super) fn check(&mut self, mut raw: RawSite, base: Option<&Path>, overrides: &Overrides) -> Site {
         let in_base = |path: PathBuf| base.map_or_else(|| path.clone(), |base| base.join(&path));
         let all_in_base =
             |paths: Option<Vec<PathBuf>>| paths.unwrap_or_default().into_iter().map(in_base).collect();
+        let menus = self.menus(std::mem::take(&mut raw.menus), &raw.nodes);
+        let menu_files = self.menu_files(raw.boot.menu_files, base);
         let layout = self.layout(raw.layout);
         let mut trust: Vec<PathBuf> = all_in_base(raw.image.trust);
         trust.extend(overrides.trust.iter().cloned());
@@ -97,6 +99,8 @@ impl<'a> Checker<'a> {
             handover: raw.deploy.handover.unwrap_or(Handover::Reboot),
             module_deny: self.module_names(&raw.deploy.module_deny),
             nodes: self.nodes(&raw.nodes),
+            menus,
+            menu_files,
         };
         self.with_overrides(site, overrides)
     }
@@ -108,7 +112,7 @@ impl<'a> Checker<'a> {
         if let Some(admin) = overrides.admin {
             site.admin = admin;
         }
-        if site.images.is_empty() {
+        if site.images.is_empty() && !overrides.partial {
             self.problem(
                 None,
                 "no image is named; give --image X.esir, or `files = [\"X.esir\"]` under [image]",
@@ -143,6 +147,9 @@ impl<'a> Checker<'a> {
         let named = overrides.interface.clone();
         let Some(name) = named.or_else(|| server.interface.as_ref().map(|name| name.get_ref().clone()))
         else {
+            if overrides.partial {
+                return None;
+            }
             self.problem(
                 None,
                 "no interface is named; give --interface NAME, or `interface = \"NAME\"` under [server] \

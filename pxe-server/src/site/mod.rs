@@ -6,12 +6,14 @@
 
 mod check;
 mod dhcp;
+mod menus;
 mod raw;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
+use boot_menu::Menus;
 use dhcp_wire::MacAddr;
 use disk_layout::Layout;
 use node_api::Handover;
@@ -20,6 +22,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue, ValueDeserializer};
 
 use crate::images::Untrusted;
+use crate::menus::Changeable;
 use crate::netboot::DhcpConfig;
 use check::Checker;
 pub(crate) use raw::RawSite;
@@ -74,6 +77,45 @@ pub(crate) struct Site {
     pub(crate) module_deny: Vec<String>,
     /// Names given beforehand.
     pub(crate) nodes: Vec<SiteNode>,
+    /// What nodes get beside what the server has for them.
+    pub(crate) menus: Menus,
+    /// Directory of the files that menus name.
+    pub(crate) menu_files: Option<PathBuf>,
+}
+
+impl Site {
+    /// What of it can change while the server runs.
+    pub(crate) fn changeable(&self) -> Changeable {
+        Changeable {
+            menus: self.menus.clone(),
+            menu_files: self.menu_files.clone(),
+            boot_arguments: self.boot_arguments.clone(),
+        }
+    }
+
+    /// The sections in which another file differs beyond that.
+    pub(crate) fn fixed_differences(&self, other: &Self) -> Vec<&'static str> {
+        let server = |site: &Self| {
+            let ports = (site.http_port, site.agent_port, site.peer_port);
+            (site.interface.clone(), site.address, ports, site.admin)
+        };
+        let deploy = |site: &Self| (site.linger_max_s, site.handover, site.module_deny.clone());
+        let image = |site: &Self| (site.images.clone(), site.untrusted, site.trust.clone());
+        let checks = [
+            ("name", self.name != other.name),
+            ("server", server(self) != server(other)),
+            ("dhcp", self.dhcp != other.dhcp),
+            ("image", image(self) != image(other)),
+            ("approve", self.approve != other.approve),
+            ("boot.files", self.boot_files != other.boot_files),
+            ("swarm", self.swarm_open != other.swarm_open),
+            ("layout", self.layout != other.layout),
+            ("access", self.authorized_keys != other.authorized_keys),
+            ("deploy", deploy(self) != deploy(other)),
+            ("the names of nodes", self.nodes != other.nodes),
+        ];
+        checks.into_iter().filter_map(|(section, differs)| differs.then_some(section)).collect()
+    }
 }
 
 /// Machines that are approved by rule.
@@ -117,6 +159,8 @@ pub(crate) struct Overrides {
     pub(crate) admin: Option<SocketAddr>,
     /// `--no-netboot`.
     pub(crate) no_netboot: bool,
+    /// The file alone is looked at: what the command line of `serve` may add is not missed.
+    pub(crate) partial: bool,
 }
 
 /// Everything that is wrong with a site, each with what to write instead.
@@ -173,13 +217,18 @@ fn parse_raw(text: &str, checker: &mut Checker<'_>) -> RawSite {
             "access" => raw.access = section(value, checker).unwrap_or_default(),
             "deploy" => raw.deploy = section(value, checker).unwrap_or_default(),
             "node" => raw.nodes = section(value, checker).unwrap_or_default(),
-            other => checker.problem(
-                Some(key.span()),
-                format!(
-                    "there is no section `{other}`; the sections are name, server, dhcp, image, approve, boot, \
-                     swarm, layout, access, deploy and node"
-                ),
-            ),
+            other => {
+                if raw.menus.take(other, value).is_some() {
+                    checker.problem(
+                        Some(key.span()),
+                        format!(
+                            "there is no section `{other}`; the sections are name, server, dhcp, image, approve, \
+                             boot, swarm, layout, access, deploy, node, {}",
+                            boot_menu::SECTIONS.join(", ")
+                        ),
+                    );
+                }
+            }
         }
     }
     raw

@@ -1,5 +1,6 @@
 //! The site file as written: every value optional, with its place in the file.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use disk_layout::Layout;
@@ -23,6 +24,7 @@ pub(crate) struct RawSite {
     pub(crate) access: RawAccess,
     pub(crate) deploy: RawDeploy,
     pub(crate) nodes: Vec<RawNode>,
+    pub(crate) menus: boot_menu::Sections,
 }
 
 /// `[server]`: where this server is reached.
@@ -84,6 +86,8 @@ pub(crate) struct RawBoot {
     /// server the copies of a few. Firmware cannot check what it loads: whoever can pose as a node then decides what
     /// others boot, as whoever can pose as the server always does. Default false.
     pub(crate) from_peers: Option<bool>,
+    /// Directory of the files that menus name: kernels, initrds, programs. Relative to the site file. Default: none.
+    pub(crate) menu_files: Option<Spanned<PathBuf>>,
 }
 
 /// `[swarm]`: who exchanges pieces.
@@ -129,4 +133,19 @@ pub(crate) struct RawNode {
     pub(crate) name: Spanned<String>,
     /// The address that it always gets, and nobody else.
     pub(crate) address: Option<Spanned<String>>,
+    /// The group that it is in, beside those whose `match` means it.
+    pub(crate) group: Option<Spanned<String>>,
+    /// The menu that it is shown.
+    pub(crate) menu: Option<Spanned<String>>,
+    /// The entry that it boots without a menu.
+    pub(crate) boot: Option<Spanned<String>>,
+    /// An entry, or `>menu`, for its next boot only.
+    pub(crate) once: Option<Spanned<String>>,
+    /// An entry, or `>menu`, after `once`.
+    pub(crate) then: Option<Spanned<String>>,
+    /// `auto`, `exit1`, `exit0` or `sanboot`: how it gets to its own disk.
+    pub(crate) local: Option<Spanned<String>>,
+    /// Variables of its menus.
+    #[serde(default)]
+    pub(crate) vars: BTreeMap<String, Spanned<String>>,
 }

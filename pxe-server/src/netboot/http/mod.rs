@@ -2,11 +2,13 @@
 //!
 //! Never decides what a node boots, never sends a body in chunks (UEFI and GRUB want its length first).
 
+mod digest;
 mod listener;
 mod objects;
 mod peers;
 mod ranges;
 mod script;
+mod scripts;
 
 #[cfg(test)]
 mod tests;
@@ -16,11 +18,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
+use crate::clock::now_unix_ms;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{ConnectInfo, Path, Query, State};
-use axum::http::header::{CONTENT_TYPE, LOCATION, RETRY_AFTER, USER_AGENT};
-use axum::http::{HeaderMap, HeaderValue, Method, StatusCode};
+use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, LOCATION, RETRY_AFTER, USER_AGENT, WWW_AUTHENTICATE};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
 use axum::serve::ListenerExt as _;
@@ -32,16 +35,25 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tracing::{debug, info, warn};
 
+use self::digest::{Asked, Logins};
 use self::listener::BootListener;
-use self::objects::{BootObject, ObjectError, Objects, TransferBody};
+use self::objects::{ObjectError, TransferBody};
 use self::peers::Choice;
 use self::ranges::{Content, answer, wanted_range};
-use self::script::{Place, SCRIPT_PATH};
+use self::script::SCRIPT_PATH;
+use self::scripts::Told;
 use super::boot_files::BootPrograms;
-use super::policy::{BootDecision, BootPolicy, BootRequest};
+use super::menu_files::MenuFiles;
+use super::node_files::NodeFiles;
+use super::policy::{Asks, BootPolicy, BootRequest, Loader};
 
+pub(crate) use self::digest::{REALM, md5_hex};
+pub(super) use self::objects::{BootObject, Objects};
 pub(crate) use self::peers::BootPeers;
-pub(super) use self::script::{file_url, script_url};
+pub(super) use self::script::file_url;
+pub(crate) use self::script::script_url;
+pub(super) use self::scripts::Scripts;
+pub(crate) use self::scripts::told;
 
 /// Kernels and initrds on their way at a time. Sharing a link among more makes the first no later and all slower.
 const LARGE_TRANSFERS_MAX: usize = 64;
@@ -54,7 +66,7 @@ const SERIAL_CHARS_MAX: usize = 128;
 /// The running HTTP server. Dropping it stops it.
 pub(super) struct Http {
     task: JoinHandle<()>,
-    counters: Arc<HttpCounters>,
+    shared: Arc<Shared>,
 }
 
 /// What the server has done so far.
@@ -72,9 +84,11 @@ pub(super) struct HttpCounters {
 
 struct Shared {
     policy: Arc<dyn BootPolicy>,
-    place: Place,
+    scripts: Arc<Scripts>,
+    logins: Option<Logins>,
     programs: BootPrograms,
-    objects: Objects,
+    objects: Arc<Objects>,
+    files: Arc<MenuFiles>,
     large: Arc<Semaphore>,
     /// `None` where every node is served here.
     peers: Option<SharedPeers>,
@@ -86,7 +100,8 @@ pub(crate) type SharedPeers = Arc<Mutex<BootPeers>>;
 
 impl Http {
     /// Serves on `listener`; `http` is its address as nodes reach it, `agent` that of the agent API.
-    /// `extra` must not have routes of ours: `/boot.ipxe`, `/boot/...` and the names of the boot programs.
+    /// `extra` must not have routes of ours: `/boot.ipxe`, `/boot/...`, `/files/...`, `/grub/...` and the names of the boot
+    /// programs.
     pub(super) fn start(
         listener: TcpListener,
         (http, agent): (SocketAddrV4, SocketAddrV4),
@@ -104,21 +119,24 @@ impl Http {
         policy: Arc<dyn BootPolicy>,
         (extra, peers, large_transfers_max): (Router, Option<SharedPeers>, usize),
     ) -> Self {
-        let counters = Arc::new(HttpCounters::default());
         let shared = Arc::new(Shared {
+            scripts: Arc::new(Scripts::new(Arc::clone(&policy), http, agent)),
             policy,
-            place: Place { http, agent },
+            logins: Logins::new().inspect_err(|error| warn!(%error, "no passwords can be checked")).ok(),
             programs,
-            objects: Objects::default(),
+            objects: Arc::default(),
+            files: Arc::default(),
             large: Arc::new(Semaphore::new(large_transfers_max)),
             peers,
-            counters: Arc::clone(&counters),
+            counters: Arc::default(),
         });
         let ours = Router::new()
             .route(SCRIPT_PATH, get(boot_script))
             .route(&format!("{}/{{bundle}}/{{file}}", node_api::paths::BOOT), get(boot_object))
+            .route("/files/{*name}", get(menu_file))
+            .route("/grub/{*name}", get(grub_file))
             .route("/{program}", get(boot_program))
-            .with_state(shared);
+            .with_state(Arc::clone(&shared));
         let service = ours.merge(extra).into_make_service_with_connect_info::<SocketAddr>();
         let listener = BootListener::new(listener).tap_io(|_| {});
         let task = tokio::spawn(async move {
@@ -126,12 +144,23 @@ impl Http {
                 warn!(%error, "the boot server ended");
             }
         });
-        Self { task, counters }
+        Self { task, shared }
     }
 
     /// What the server has done so far.
     pub(super) fn counters(&self) -> &Arc<HttpCounters> {
-        &self.counters
+        &self.shared.counters
+    }
+
+    /// The same files for TFTP.
+    pub(super) fn node_files(&self) -> NodeFiles {
+        NodeFiles {
+            programs: self.shared.programs.clone(),
+            policy: Arc::clone(&self.shared.policy),
+            scripts: Arc::clone(&self.shared.scripts),
+            objects: Arc::clone(&self.shared.objects),
+            files: Arc::clone(&self.shared.files),
+        }
     }
 
     /// Stops and waits until the listening socket is closed.
@@ -155,6 +184,7 @@ struct ScriptQuery {
     uuid: Option<String>,
     platform: Option<String>,
     serial: Option<String>,
+    item: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -168,42 +198,89 @@ async fn boot_script(
     State(shared): State<Arc<Shared>>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
     Query(query): Query<ScriptQuery>,
+    uri: Uri,
+    headers: HeaderMap,
 ) -> Response {
-    let Some(request) = boot_request(&query, ipv4(peer)) else {
+    let Some(mut request) = boot_request(&query, ipv4(peer)) else {
         debug!(%peer, ?query, "a boot script was asked for without a hardware address");
-        return text(script::ask_again(&shared.place));
+        return text(script::ask_again(&shared.scripts.place));
     };
-    let script = tokio::task::spawn_blocking(move || {
-        let decision = shared.policy.decide(&request);
-        let said = match &decision {
-            BootDecision::Local => "local",
-            BootDecision::Agent { .. } => "agent",
-            BootDecision::Ignore => "ignore",
-        };
-        debug!(node = %request.mac, uuid = ?request.uuid, serial = ?request.serial, "boot script asked for");
-        info!(node = %request.mac, address = %request.address, firmware = %request.platform, boot = said, "boot script");
-        shared.counters.scripts.fetch_add(1, Ordering::Relaxed);
-        match decision {
-            BootDecision::Local => script::local(request.platform),
-            BootDecision::Ignore => script::ignore(),
-            BootDecision::Agent { token, extra_arguments } => {
-                let bundle = shared.policy.boot_files().bundle_id;
-                script::agent(&shared.place, &bundle, request.mac, &token, &extra_arguments).unwrap_or_else(
-                    |error| {
-                        warn!(node = %request.mac, %error, "the boot script cannot be written");
-                        script::try_later(&shared.place, &error.to_string())
-                    },
-                )
-            }
-        }
+    let answering = Arc::clone(&shared);
+    let told = tokio::task::spawn_blocking(move || {
+        request.user = proved_user(&answering, &uri, &headers);
+        answering.scripts.ipxe(&request)
     });
-    match script.await {
-        Ok(script) => text(script),
+    match told.await {
+        Ok(Told::Script(script)) => {
+            shared.counters.scripts.fetch_add(1, Ordering::Relaxed);
+            text(script)
+        }
+        Ok(Told::Login) => login(&shared),
         Err(error) => {
             warn!(%error, "deciding about a node's boot failed");
             StatusCode::INTERNAL_SERVER_ERROR.into_response()
         }
     }
+}
+
+/// Who proved a password with this request.
+fn proved_user(shared: &Shared, uri: &Uri, headers: &HeaderMap) -> Option<String> {
+    let authorization = headers.get(AUTHORIZATION)?.to_str().ok()?;
+    let target = uri.path_and_query()?.as_str();
+    let asked = Asked { method: "GET", target, authorization };
+    let user =
+        shared.logins.as_ref()?.user(now_unix_ms() / 1000, asked, |user| shared.policy.password_digest(user));
+    if user.is_none() {
+        warn!(target, "a password was wrong");
+    }
+    user
+}
+
+fn login(shared: &Shared) -> Response {
+    let challenge = shared.logins.as_ref().map(|logins| logins.challenge(now_unix_ms() / 1000));
+    let challenge = challenge.and_then(|challenge| HeaderValue::try_from(challenge).ok());
+    let Some(challenge) = challenge else { return StatusCode::FORBIDDEN.into_response() };
+    (StatusCode::UNAUTHORIZED, [(WWW_AUTHENTICATE, challenge)]).into_response()
+}
+
+async fn grub_file(
+    State(shared): State<Arc<Shared>>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    Path(name): Path<String>,
+) -> Response {
+    let name = format!("grub/{name}");
+    let config = tokio::task::spawn_blocking(move || shared.scripts.grub(&name, ipv4(peer))).await;
+    config.ok().flatten().map_or_else(|| StatusCode::NOT_FOUND.into_response(), text)
+}
+
+async fn menu_file(
+    State(shared): State<Arc<Shared>>,
+    Path(name): Path<String>,
+    method: Method,
+    headers: HeaderMap,
+) -> Response {
+    let Some(directory) = shared.policy.menu_files() else { return StatusCode::NOT_FOUND.into_response() };
+    // Before the file is read, so that no more of them are in memory than are on their way.
+    let Ok(permit) = Arc::clone(&shared.large).try_acquire_owned() else {
+        shared.counters.put_off.fetch_add(1, Ordering::Relaxed);
+        return put_off();
+    };
+    let (reading, wanted) = (Arc::clone(&shared), name.clone());
+    let read = tokio::task::spawn_blocking(move || reading.files.open(&directory, &wanted)).await;
+    let (bytes, tag) = match read {
+        Ok(Ok(read)) => read,
+        Ok(Err(error)) => {
+            info!(name, %error, "a file of the menus is asked for and cannot be served");
+            return StatusCode::NOT_FOUND.into_response();
+        }
+        Err(_) => return StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+    };
+    let content = Content { name: &name, bytes: &bytes, tag };
+    if method == Method::HEAD {
+        return answer(&method, &headers, &content, |_| Body::empty());
+    }
+    shared.counters.files.fetch_add(1, Ordering::Relaxed);
+    answer(&method, &headers, &content, |part| Body::new(TransferBody::new(part, permit)))
 }
 
 async fn boot_object(
@@ -322,7 +399,10 @@ fn boot_request(query: &ScriptQuery, address: Ipv4Addr) -> Option<BootRequest> {
         uuid,
         serial: serial.filter(|serial: &String| !serial.is_empty()),
         platform,
+        loader: Loader::Ipxe,
         address,
+        asks: query.item.clone().map_or(Asks::Start, Asks::Item),
+        user: None,
     })
 }
 

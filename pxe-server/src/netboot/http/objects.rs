@@ -26,7 +26,7 @@ const TRANSFER_TIME_MIN: Duration = Duration::from_secs(60);
 
 /// What a bundle gives to nodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum BootObject {
+pub(in crate::netboot) enum BootObject {
     /// `vmlinuz`.
     Kernel,
     /// `initrd.img`: the site's cpio, then the bundle's initrd.
@@ -35,7 +35,7 @@ pub(super) enum BootObject {
 
 impl BootObject {
     /// The object with this file name.
-    pub(super) fn from_name(name: &str) -> Option<Self> {
+    pub(in crate::netboot) fn from_name(name: &str) -> Option<Self> {
         [Self::Kernel, Self::Initrd].into_iter().find(|object| object.name() == name)
     }
 
@@ -50,7 +50,7 @@ impl BootObject {
 
 /// Why an object cannot be served.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum ObjectError {
+pub(in crate::netboot) enum ObjectError {
     /// Not the bundle in use; whoever asks should fetch a new script.
     #[error("not the bundle in use")]
     OtherBundle,
@@ -68,7 +68,7 @@ pub(super) enum ObjectError {
 
 /// The objects of the bundle in use, read at the first request for it.
 #[derive(Debug, Default)]
-pub(super) struct Objects {
+pub(in crate::netboot) struct Objects {
     loaded: Mutex<Option<Loaded>>,
 }
 
@@ -81,7 +81,7 @@ struct Loaded {
 
 impl Objects {
     /// The bytes of `object` of `bundle`. Blocks while it reads; meanwhile others wait instead of reading too.
-    pub(super) fn get(
+    pub(in crate::netboot) fn get(
         &self,
         policy: &dyn BootPolicy,
         bundle: &str,

@@ -4,6 +4,7 @@
 use std::fmt::Write as _;
 use std::net::SocketAddrV4;
 
+use boot_menu::Local;
 use dhcp_wire::MacAddr;
 use node_api::FirmwareKind;
 
@@ -27,13 +28,42 @@ pub(super) struct Place {
 pub(super) struct UnsafeText(&'static str);
 
 /// The URL that iPXE is given by DHCP; it replaces the settings in it.
-pub(in crate::netboot) fn script_url(http: SocketAddrV4) -> String {
+pub(crate) fn script_url(http: SocketAddrV4) -> String {
     format!("{}{SCRIPT_PATH}?{SCRIPT_QUERY}", base(http))
 }
 
 /// The URL of a boot program, for UEFI HTTP boot.
 pub(in crate::netboot) fn file_url(http: SocketAddrV4, name: &str) -> String {
     format!("{}/{name}", base(http))
+}
+
+/// The kernel command line of the agent.
+pub(super) fn agent_arguments(
+    place: &Place,
+    mac: MacAddr,
+    token: &str,
+    extra_arguments: &str,
+) -> Result<String, UnsafeText> {
+    if !is_word(token) {
+        return Err(UnsafeText("token"));
+    }
+    // `||`, `&&`, `#`, `$` and line ends mean something to iPXE, so none of them may pass.
+    let harmless = |byte: u8| byte.is_ascii_alphanumeric() || b" -_.,:/=+@%".contains(&byte);
+    if !extra_arguments.bytes().all(harmless) {
+        return Err(UnsafeText("kernel command line"));
+    }
+    // QUIRK(iPXE before 2023): under UEFI the kernel finds its initrd only if the command line names it.
+    let mut arguments = format!(
+        "initrd=initrd.img esir.server={} esir.token={token} BOOTIF=01-{} console=tty0 console=ttyS0,115200 panic=10 \
+         loglevel=4",
+        place.agent,
+        mac.hyphenated()
+    );
+    if !extra_arguments.trim().is_empty() {
+        arguments.push(' ');
+        arguments.push_str(extra_arguments.trim());
+    }
+    Ok(arguments)
 }
 
 /// Starts the agent, and asks for another script when that fails.
@@ -44,29 +74,12 @@ pub(super) fn agent(
     token: &str,
     extra_arguments: &str,
 ) -> Result<String, UnsafeText> {
-    for (text, what) in [(bundle, "bundle's name"), (token, "token")] {
-        if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
-        {
-            return Err(UnsafeText(what));
-        }
+    if !is_word(bundle) {
+        return Err(UnsafeText("bundle's name"));
     }
-    // `||`, `&&`, `#`, `$` and line ends mean something to iPXE, so none of them may pass.
-    let harmless = |byte: u8| byte.is_ascii_alphanumeric() || b" -_.,:/=+@%".contains(&byte);
-    if !extra_arguments.bytes().all(harmless) {
-        return Err(UnsafeText("kernel command line"));
-    }
+    let arguments = agent_arguments(place, mac, token, extra_arguments)?;
     let files = format!("{}{}/{bundle}", base(place.http), node_api::paths::BOOT);
     let mac_hyphenated = mac.hyphenated();
-    // QUIRK(iPXE before 2023): under UEFI the kernel finds its initrd only if the command line names it.
-    let mut arguments = format!(
-        "initrd=initrd.img esir.server={} esir.token={token} BOOTIF=01-{mac_hyphenated} console=tty0 \
-         console=ttyS0,115200 panic=10 loglevel=4",
-        place.agent
-    );
-    if !extra_arguments.trim().is_empty() {
-        arguments.push(' ');
-        arguments.push_str(extra_arguments.trim());
-    }
     let mut script = begin(&format!("starting the agent on {mac}"));
     // A peer that the server sent the node to may have gone; the server then sends the file itself.
     for (command, file, rest) in [
@@ -82,18 +95,20 @@ pub(super) fn agent(
 }
 
 /// Boots from the node's own disk.
-pub(super) fn local(platform: FirmwareKind) -> String {
+pub(super) fn local(platform: FirmwareKind, style: Local) -> String {
     let mut script = begin("booting from the local disk");
-    match platform {
-        FirmwareKind::Bios => {
-            line(&mut script, "sanboot --no-describe --drive 0x80 || goto firmware");
-            line(&mut script, ":firmware");
-            line(&mut script, "echo ESIR: the first disk does not boot, back to the firmware");
-        }
-        // QUIRK(UEFI): `exit 1` goes on to the next boot entry; `exit 0` ends in the setup menu.
-        FirmwareKind::Uefi => {}
+    let sanboot = match style {
+        Local::Auto => platform == FirmwareKind::Bios,
+        Local::Sanboot => true,
+        Local::Exit0 | Local::Exit1 => false,
+    };
+    if sanboot {
+        line(&mut script, "sanboot --no-describe --drive 0x80 || goto firmware");
+        line(&mut script, ":firmware");
+        line(&mut script, "echo ESIR: the first disk does not boot, back to the firmware");
     }
-    line(&mut script, "exit 1");
+    // QUIRK(UEFI): `exit 1` goes on to the next boot entry; `exit 0` ends in the setup menu, except where it doesn't.
+    line(&mut script, if style == Local::Exit0 { "exit 0" } else { "exit 1" });
     script
 }
 
@@ -119,6 +134,10 @@ pub(super) fn try_later(place: &Place, reason: &str) -> String {
     let mut script = begin(reason);
     again(&mut script, place);
     script
+}
+
+fn is_word(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
 }
 
 fn again(script: &mut String, place: &Place) {

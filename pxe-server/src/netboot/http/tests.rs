@@ -7,8 +7,11 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
+use boot_menu::Local;
+
+use super::script::Place;
 use super::*;
-use crate::netboot::policy::{BootFiles, DhcpSeen};
+use crate::netboot::policy::{BootDecision, BootFiles, DhcpSeen};
 use crate::netboot::tests::golden;
 
 const PLACE: Place = Place {
@@ -23,8 +26,8 @@ fn scripts_are_what_they_were() {
         "script-agent",
         &script::agent(&PLACE, "b1-5f.2", MAC, "tok_EN-1", " console=ttyS1,9600  ").unwrap(),
     );
-    golden("script-local-bios", &script::local(FirmwareKind::Bios));
-    golden("script-local-uefi", &script::local(FirmwareKind::Uefi));
+    golden("script-local-bios", &script::local(FirmwareKind::Bios, Local::Auto));
+    golden("script-local-uefi", &script::local(FirmwareKind::Uefi, Local::Auto));
     golden("script-ignore", &script::ignore());
     let other_port = Place { http: SocketAddrV4::new(*PLACE.http.ip(), 8080), ..PLACE };
     golden("script-ask-again", &script::ask_again(&other_port));
@@ -35,8 +38,8 @@ fn scripts_are_what_they_were() {
 fn no_script_ends_at_a_prompt() {
     let all = [
         script::agent(&PLACE, "b", MAC, "t", "").unwrap(),
-        script::local(FirmwareKind::Bios),
-        script::local(FirmwareKind::Uefi),
+        script::local(FirmwareKind::Bios, Local::Auto),
+        script::local(FirmwareKind::Uefi, Local::Auto),
         script::ignore(),
         script::ask_again(&PLACE),
         script::try_later(&PLACE, "reason"),
@@ -77,7 +80,7 @@ struct Policy {
 impl BootPolicy for Policy {
     fn saw_dhcp(&self, _: &DhcpSeen) {}
 
-    fn decide(&self, request: &BootRequest) -> BootDecision {
+    fn decide(&self, request: &BootRequest, _: &boot_menu::Server) -> BootDecision {
         self.requests.lock().unwrap().push(request.clone());
         self.decision.clone()
     }
@@ -186,7 +189,10 @@ async fn the_policy_is_asked_with_what_firmware_says() {
         uuid: Some("4c4c4544-0000-1000-8000-0123456789ab".into()),
         serial: Some("SN 1".into()),
         platform: FirmwareKind::Uefi,
+        loader: Loader::Ipxe,
         address: Ipv4Addr::LOCALHOST,
+        asks: Asks::Start,
+        user: None,
     };
     assert_eq!(*world.policy.requests.lock().unwrap(), [expected]);
 
@@ -210,9 +216,9 @@ async fn who_does_not_say_its_address_is_asked_for_it() {
 
 #[tokio::test]
 async fn local_boot_is_the_firmware_s_own() {
-    let world = World::new(BootDecision::Local, 4).await;
+    let world = World::new(BootDecision::Local(Local::Auto), 4).await;
     let (_, body) = world.ask("GET", "/boot.ipxe?mac=52-54-00-aa-bb-cc&platform=efi", "").await;
-    assert_eq!(String::from_utf8(body).unwrap(), script::local(FirmwareKind::Uefi));
+    assert_eq!(String::from_utf8(body).unwrap(), script::local(FirmwareKind::Uefi, Local::Auto));
 }
 
 #[tokio::test]

@@ -1,0 +1,52 @@
+//! `pxe-server check`.
+
+use std::path::PathBuf;
+
+use anyhow::{Result, bail};
+use clap::Args;
+
+use crate::site::{Overrides, Site, read_site};
+
+#[derive(Args)]
+pub(super) struct CheckArguments {
+    /// Site file
+    #[arg(value_name = "site.toml", default_value = "/etc/esir/site.toml")]
+    site: PathBuf,
+}
+
+/// What the file alone says; `serve` may add the interface and the images.
+pub(super) fn read_alone(path: &std::path::Path) -> Result<Site> {
+    read_site(Some(path), &Overrides { partial: true, ..Overrides::default() })
+}
+
+/// `pxe-server check`.
+pub(super) fn check(arguments: &CheckArguments) -> Result<()> {
+    let site = read_alone(&arguments.site)?;
+    let missing = missing_files(&site);
+    if !missing.is_empty() {
+        bail!("{}", missing.join("\n"));
+    }
+    let nodes = site.menus.nodes().count();
+    println!("{}: no problem found; {nodes} nodes are named", arguments.site.display());
+    Ok(())
+}
+
+/// Files that menus name and nobody put there.
+fn missing_files(site: &Site) -> Vec<String> {
+    let files = site.menus.files();
+    let Some(directory) = &site.menu_files else {
+        let named = files.iter().map(|(entry, file)| {
+            format!("entry `{entry}` names the file {file}; write menu_files = \"DIR\" under [boot] and put it there")
+        });
+        return named.collect();
+    };
+    let absent = files.iter().filter(|(_, file)| !directory.join(file).is_file());
+    absent
+        .map(|(entry, file)| {
+            format!(
+                "entry `{entry}`: there is no file {}; put it there or correct the name",
+                directory.join(file).display()
+            )
+        })
+        .collect()
+}

@@ -1,0 +1,49 @@
+//! The menus in use: the site's newest good file, and which nodes have had what they get only once.
+//!
+//! Never renders anything itself: the crate `boot-menu` does.
+
+mod answer;
+mod once;
+pub(crate) mod password;
+
+use std::path::PathBuf;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use boot_menu::Menus;
+
+pub(crate) use answer::{Give, answer, facts};
+pub(crate) use once::OnceBook;
+
+/// What of the site can change while the server runs.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Changeable {
+    /// What nodes get beside what the server has for them.
+    pub(crate) menus: Menus,
+    /// Directory of the files that menus name.
+    pub(crate) menu_files: Option<PathBuf>,
+    /// Added to the agent's kernel command line.
+    pub(crate) boot_arguments: String,
+}
+
+/// The newest good version of it. A reader keeps what it has: no transfer and no script is half old, half new.
+#[derive(Debug)]
+pub(crate) struct Current(RwLock<Arc<Changeable>>);
+
+impl Current {
+    pub(crate) fn new(first: Changeable) -> Self {
+        Self(RwLock::new(Arc::new(first)))
+    }
+
+    /// As it is now.
+    pub(crate) fn get(&self) -> Arc<Changeable> {
+        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Everybody who asks from now on gets this. Whether it is another.
+    pub(crate) fn set(&self, next: Changeable) -> bool {
+        let mut current = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let changed = **current != next;
+        *current = Arc::new(next);
+        changed
+    }
+}
