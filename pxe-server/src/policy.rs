@@ -67,7 +67,9 @@ impl BootPolicy for Policy {
     }
 
     fn hint(&self, mac: MacAddr) -> Hint {
-        self.nodes.hint(mac)
+        let hint = self.nodes.hint(mac);
+        // Where the site has menus, they decide, and the node must get as far as to ask.
+        Hint { boots_locally: hint.boots_locally && self.site.get().menus.is_empty(), ..hint }
     }
 
     fn decide(&self, request: &BootRequest, server: &Server) -> BootDecision {
