@@ -22,6 +22,7 @@ mod menus;
 mod netboot;
 mod nodes;
 mod policy;
+mod privileges;
 mod reload;
 mod serve;
 mod site;

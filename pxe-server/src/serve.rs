@@ -24,6 +24,7 @@ use crate::menus::{Current, OnceBook};
 use crate::netboot::{BOOT_FILES_DIR, Netboot, NetbootConfig};
 use crate::nodes::{NodeRules, Nodes};
 use crate::policy::Policy;
+use crate::privileges::Bound;
 use crate::reload::{self, SiteSource};
 use crate::site::Site;
 use crate::state::StateDir;
@@ -56,7 +57,12 @@ struct Front {
 }
 
 /// Serves until SIGTERM or SIGINT.
-pub(crate) async fn serve(site: Site, source: SiteSource, state: &std::path::Path) -> Result<()> {
+pub(crate) async fn serve(
+    site: Site,
+    source: SiteSource,
+    state: &std::path::Path,
+    bound: Option<Bound>,
+) -> Result<()> {
     let opened = open(&site, state)?;
     let current = Arc::new(Current::new(site.changeable()));
     let swarm = Arc::new(SwarmService::new(Arc::clone(&opened.nodes), site.peer_port, site.swarm_open)?);
@@ -103,6 +109,8 @@ pub(crate) async fn serve(site: Site, source: SiteSource, state: &std::path::Pat
     parts.spawn(tls::serve(admin_listener, None, admin_router, stop.clone()));
     parts.spawn(Arc::clone(&events).run(Arc::clone(&app), stop.clone()));
     parts.spawn(keep_house(Arc::clone(&app), stop.clone()));
+    // Every socket is bound; whatever comes from a node is read without any right.
+    bound.map(Bound::drop_all).transpose()?;
     announce_start(&app, admin_address);
     parts.spawn(reload::reload_on_signal(source, app.site.clone(), current, stop.clone()));
     wait_for_signal().await?;

@@ -18,6 +18,7 @@ use anyhow::{Context as _, Result};
 use clap::{Args, Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
+use crate::privileges::Bound;
 use crate::reload::SiteSource;
 use crate::site::Overrides;
 use client::AdminClient;
@@ -84,6 +85,9 @@ struct ServeArguments {
     /// Address of the admin API and the dashboard [default: 127.0.0.1:8080]
     #[arg(long, value_name = "ADDRESS:PORT")]
     admin: Option<SocketAddr>,
+    /// User to work as once the sockets are bound; start as root
+    #[arg(long, value_name = "NAME")]
+    user: Option<String>,
     /// No DHCP, TFTP and boot scripts; the same as server.mode = "off"
     #[arg(long, hide = true)]
     no_netboot: bool,
@@ -151,8 +155,10 @@ fn serve(arguments: ServeArguments) -> Result<()> {
     };
     let source = SiteSource { path: arguments.site, overrides };
     let site = source.read()?;
+    // Before there is a second thread, and before any file of the state directory is made.
+    let bound = arguments.user.map(|user| Bound::become_user(&user, &arguments.state)).transpose()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting")?;
-    runtime.block_on(crate::serve::serve(site, source, &arguments.state))
+    runtime.block_on(crate::serve::serve(site, source, &arguments.state, bound))
 }
 
 /// Runs one conversation with the admin API.

@@ -108,6 +108,7 @@ impl Site {
             ("image", image(self) != image(other)),
             ("approve", self.approve != other.approve),
             ("boot.files", self.boot_files != other.boot_files),
+            ("boot.from_peers", self.boot_from_peers != other.boot_from_peers),
             ("swarm", self.swarm_open != other.swarm_open),
             ("layout", self.layout != other.layout),
             ("access", self.authorized_keys != other.authorized_keys),

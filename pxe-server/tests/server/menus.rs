@@ -1,5 +1,6 @@
 //! Menus over the real sockets of the real program, in a network namespace; SIGHUP; what the command line prints.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -19,8 +20,12 @@ struct Running {
 }
 
 impl Running {
-    /// `None`, and a word why, where namespaces cannot be had.
     fn start(site: &str) -> Option<Self> {
+        Self::start_with(site, &[])
+    }
+
+    /// `None`, and a word why, where namespaces cannot be had.
+    fn start_with(site: &str, options: &[&str]) -> Option<Self> {
         let there = |program: &str| {
             ["/usr/bin", "/usr/sbin"].iter().any(|folder| Path::new(folder).join(program).exists())
         };
@@ -33,7 +38,7 @@ impl Running {
         let server = Server::prepare(&["--admin", "127.0.0.1:8080"]);
         let folder = server.folder.path();
         std::fs::create_dir(folder.join("files")).unwrap();
-        let big: Vec<u8> = (0..=250).cycle().take(6_000_000).collect();
+        let big: Vec<u8> = (0..=250).cycle().take(24_000_000).collect();
         std::fs::write(folder.join("files/big"), big).unwrap();
         write(&folder.join("site.toml"), site);
         let network = "ip link set lo up && ip link add server0 type veth peer name node0 && \
@@ -48,6 +53,9 @@ impl Running {
             .arg(server.state())
             .arg("--site")
             .arg(folder.join("site.toml"));
+        command.args(options);
+        // A server that becomes another user has to get at its files.
+        std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o755)).unwrap();
         let child = command.stdout(Stdio::null()).stderr(log).spawn().unwrap();
         let mut running = Self { server, child };
         let started = Instant::now();
@@ -120,9 +128,15 @@ fn menu_changes_by_a_signal_and_a_broken_file_changes_nothing() {
     let Some(running) = Running::start(&site("Before")) else { return };
     let script = || running.get(&format!("/boot.ipxe?{NODE}"));
     assert!(script().contains("menu Before\n"), "{}", script());
-    // A transfer that lasts longer than all of this.
+    // A transfer that lasts longer than all of this: its reader is stopped in the middle.
     let (copy, url) = (running.server.folder.path().join("copy"), "http://10.77.0.1/files/big");
-    let mut slow = running.curl(&["--limit-rate", "1M", url, "-o", copy.to_str().unwrap()]).spawn().unwrap();
+    let mut slow = running.curl(&["--limit-rate", "4M", url, "-o", copy.to_str().unwrap()]).spawn().unwrap();
+    while std::fs::metadata(&copy).map_or(0, |about| about.len()) == 0 {
+        assert!(slow.try_wait().unwrap().is_none(), "the transfer does not begin");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let reader = nix::unistd::Pid::from_raw(slow.id().cast_signed());
+    nix::sys::signal::kill(reader, nix::sys::signal::Signal::SIGSTOP).unwrap();
     running.reload("[menu.main]\nitems = ['nothing']\n[server]\nmode = 'of'\n", "everything stays as it was");
     let log = running.log();
     assert!(log.contains("site.toml:2: menu.items: there is no section [entry.nothing]"), "{log}");
@@ -131,7 +145,7 @@ fn menu_changes_by_a_signal_and_a_broken_file_changes_nothing() {
     running.reload(&site("After"), "read the site file again");
     assert!(script().contains("menu After\n"));
     running.reload(&(site("After") + "[dhcp]\nlease_s = 600\n"), "differs in dhcp: that takes a restart");
-    assert!(slow.try_wait().unwrap().is_none(), "the transfer was to last longer");
+    nix::sys::signal::kill(reader, nix::sys::signal::Signal::SIGCONT).unwrap();
     assert!(slow.wait().unwrap().success());
     assert_eq!(
         std::fs::read(copy).unwrap(),
@@ -170,6 +184,66 @@ fn chosen_entries_carry_a_token_a_password_or_nothing() {
     assert!(once().contains("esir.token=") && once().contains("esir.token="));
     assert_eq!(running.status(&[], "/files/../site.toml"), "404");
     assert_eq!(running.status(&["--path-as-is"], "/files/../site.toml"), "404");
+}
+
+/// A line of each thread's status.
+fn of_threads(pid: u32, field: &str) -> Vec<String> {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    let status =
+        threads.map(|thread| std::fs::read_to_string(thread.unwrap().path().join("status")).unwrap());
+    status.map(|status| status.lines().find(|line| line.starts_with(field)).unwrap().to_owned()).collect()
+}
+
+#[test]
+fn server_that_became_another_user_still_serves_and_has_no_right_in_any_thread() {
+    let Some(running) = Running::start_with(&site("Main"), &["--user", "nobody"]) else { return };
+    let started = Instant::now();
+    while !running.log().contains("works without any right of root") {
+        assert!(started.elapsed() < START_TIMEOUT, "{}", running.log());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let pid = running.child.id();
+    for line in of_threads(pid, "Uid:") {
+        assert!(!line.split_ascii_whitespace().any(|uid| uid == "0"), "{line}");
+    }
+    for field in ["CapInh:", "CapPrm:", "CapEff:", "CapAmb:"] {
+        assert!(of_threads(pid, field).iter().all(|line| line.ends_with("\t0000000000000000")), "{field}");
+    }
+    // What begins only now, with the rights that are left: a lease, a transfer, a token.
+    let lease = Command::new("nsenter")
+        .args(["--target", &pid.to_string(), "--net", "busybox", "udhcpc", "-i", "node0", "-n", "-q", "-f"])
+        .args(["-t", "5", "-T", "1", "-s", "/bin/true"])
+        .output()
+        .unwrap();
+    assert!(lease.status.success(), "{lease:?}\n{}", running.log());
+    let by_tftp = running.curl(&["tftp://10.77.0.1/grub/grub.cfg"]).output().unwrap();
+    assert!(String::from_utf8(by_tftp.stdout).unwrap().contains("configfile"));
+    assert!(running.get(&format!("/boot.ipxe?{NODE}&item=deploy")).contains("esir.token="));
+    running.reload(&site("After"), "read the site file again");
+}
+
+/// What systemd thinks of the unit, where it is there to be asked.
+#[test]
+fn unit_is_well_formed_and_hardened() {
+    let unit = Path::new(env!("CARGO_MANIFEST_DIR")).join("systemd/pxe-server.service");
+    let text = std::fs::read_to_string(&unit).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    // The program need not be installed for this.
+    let here = folder.path().join("pxe-server.service");
+    write(&here, &text.replace("/usr/local/bin/pxe-server", env!("CARGO_BIN_EXE_pxe-server")));
+    let analyze = |arguments: &[&str]| {
+        let output = Command::new("systemd-analyze").args(arguments).arg(&here).output();
+        output.map(|output| {
+            (
+                output.status.success(),
+                String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned(),
+            )
+        })
+    };
+    let Ok((good, said)) = analyze(&["verify"]) else { return println!("skipped: no systemd-analyze") };
+    assert!(good && !said.contains("pxe-server.service:"), "{said}");
+    let (good, said) = analyze(&["security", "--offline=true", "--threshold=45"]).unwrap();
+    assert!(good, "{said}");
 }
 
 fn pxe_server(arguments: &[&str]) -> Output {
