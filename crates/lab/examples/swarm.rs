@@ -1,7 +1,7 @@
 //! Runs one scenario for several seeds and prints what came of it.
 //!
 //! `cargo run --release -p lab --example swarm -- [nodes=32] [mib=149] [piece-kib=128] [mbit=25] [coarser=1]
-//! [seeds=1] [have=adaptive|bep3|suppress|fixed] [degree=10] [seed-degree=24] [known=0] [all=0] [rack=0]
+//! [seeds=1] [have=adaptive|bep3|suppress|fixed] [degree=8] [seed-degree=24] [known=0] [all=0] [rack=0]
 //! [measured=0] [checked=0]`; `rack=32` makes racks of 32 nodes whose uplink carries a quarter of their links.
 
 use std::collections::BTreeMap;
@@ -28,7 +28,7 @@ fn main() {
                 Meeting::All
             } else {
                 Meeting::Tracker {
-                    degree: small("degree", 10),
+                    degree: small("degree", 8),
                     seed_degree: small("seed-degree", 24),
                     seed_is_known: number("known", 0) > 0,
                 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use swarm::HavePolicy;
+use swarm::tracker::{DEGREE, SEED_DEGREE};
 
 use crate::network::{LinkRates, NodeId};
 
@@ -98,7 +99,7 @@ pub enum Incident {
 }
 
 impl Scenario {
-    /// 100 Mbit/s links, 512 KiB pieces, degree 10: the shape of the published test.
+    /// 100 Mbit/s links, 512 KiB pieces, the tracker's degrees: the shape of the published test.
     #[must_use]
     pub fn new(nodes: usize, image_bytes: u64) -> Self {
         // 1448 bytes of payload in frames of 1514, as the shaper of the test bed counts them.
@@ -109,7 +110,7 @@ impl Scenario {
             piece_bytes: 512 << 10,
             rates: LinkRates { egress_bytes_s: rate, ingress_bytes_s: rate },
             racks: None,
-            meeting: Meeting::Tracker { degree: 10, seed_degree: 24, seed_is_known: false },
+            meeting: Meeting::Tracker { degree: DEGREE, seed_degree: SEED_DEGREE, seed_is_known: false },
             latency: Duration::from_micros(100),
             hash_bytes_s: 1_000_000_000,
             disk_bytes_s: 1_000_000_000,

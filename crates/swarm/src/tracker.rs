@@ -22,6 +22,14 @@ use std::time::Duration;
 /// Most members of one torrent: the largest site that the design names, six times over.
 pub const MEMBERS_MAX: usize = 65_536;
 
+/// Neighbours of a member. As few as hold the graph together: a node gets a piece from each of its neighbours at a
+/// time, so with twice as many each piece takes twice as long at every hop.
+pub const DEGREE: usize = 8;
+
+/// Nodes that a seed is tied to: three times as many, because each of them shares its link among all of its
+/// neighbours, and the seed must never wait for them.
+pub const SEED_DEGREE: usize = 24;
+
 /// A member that misses this many announces is gone.
 const MISSED_MAX: u32 = 4;
 
@@ -78,10 +86,10 @@ pub struct TrackerConfig {
     pub admission: Admission,
     /// Where members stand. Default unknown.
     pub racks: Racks,
-    /// Neighbours that each member should have; raised to ln N + 3 where that is more. Default 10, from 8 to 12.
+    /// Neighbours that each member should have; raised to ln N + 3 where that is more. Default
+    /// [`DEGREE`], from 8 to 12.
     pub degree: usize,
-    /// Nodes that each seed is tied to; well above `degree`, because each of them shares its link among all of its
-    /// neighbours, and the seed must never wait for them. Default 24.
+    /// Nodes that each seed is tied to. Default [`SEED_DEGREE`].
     pub seed_degree: usize,
     /// Time between announces of a member that lacks neighbours. Default 1 s.
     pub interval_lonely: Duration,
@@ -99,8 +107,8 @@ impl TrackerConfig {
         TrackerConfig {
             admission,
             racks: Racks::Unknown,
-            degree: 10,
-            seed_degree: 24,
+            degree: DEGREE,
+            seed_degree: SEED_DEGREE,
             interval_lonely: Duration::from_secs(1),
             interval_incomplete: Duration::from_secs(3),
             interval_complete: Duration::from_secs(30),
@@ -218,8 +226,12 @@ impl Tracker {
 
 /// At least ln N + 3 neighbours make it all but sure that a random graph holds together.
 fn degree(configured: usize, members: usize) -> usize {
-    // ln N = log2 N x 0.69, rounded up.
-    let logarithm = (members.max(1).ilog2() as usize + 1) * 7 / 10 + 1;
+    let mut power = 1.0;
+    let mut logarithm = 0;
+    while power < members as f64 {
+        power *= std::f64::consts::E;
+        logarithm += 1;
+    }
     configured.max(logarithm + 3)
 }
 

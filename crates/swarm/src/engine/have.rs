@@ -67,6 +67,10 @@ const RARE_PEERS: usize = 4;
 const HUNGRY_PIECES: u32 = 2;
 const SATED_PIECES: u32 = 4;
 
+/// A peer that knows of this many pieces which it could ask us for is kept from asking by something else than what it
+/// knows, so telling it of more fills no uplink.
+const STOCKED_PIECES: usize = 10;
+
 /// With less than this to upload, our uplink is idle before the next request can be here: everyone who waits
 /// is told.
 const IDLE_BYTES: u64 = BLOCK_BYTES as u64 + 1024;
@@ -162,8 +166,12 @@ impl Swarm {
                 waited.is_some_and(|waited| waited >= deadline)
                     || self.log.len() - active.cursor >= BATCH_ENTRIES
             });
-            if due {
+            let is_news = self.active(*key).is_some_and(|active| self.is_news(active));
+            if due && is_news {
                 self.flush(*key);
+            } else if due && let Some(active) = self.active_mut(*key) {
+                // It has got all of it from others meanwhile; the cursor stays, and the entries ride along later.
+                active.untold_since = None;
             }
         }
         if self.config.have_policy == HavePolicy::Adaptive {
@@ -171,27 +179,42 @@ impl Swarm {
         }
     }
 
-    /// With less than a quarter of a piece to upload, one peer that waits for nothing from us gets to know what
-    /// it could ask for; with less than a whole piece, every hungry peer does; with a block or less, all do.
+    /// With less than a sixteenth of a piece to upload, one peer that waits for nothing from us gets to know what it
+    /// could ask for; with less than a whole piece, every hungry peer does; with a block or less, all do. Who lacks
+    /// nothing that is new, or knows of plenty already, is passed over.
     fn announce_into_idle_uplink(&mut self) {
         let piece = u64::from(self.config.geometry.piece_bytes());
         let backlog = self.upload_backlog();
         if backlog >= piece {
             return;
         }
-        let waiting = self
-            .active_peers()
-            .filter(|(_, active)| active.untold_since.is_some() && active.queue.is_empty());
+        let waiting = self.active_peers().filter(|(_, active)| {
+            active.untold_since.is_some()
+                && active.queue.is_empty()
+                && self.is_news(active)
+                && !self.is_stocked(active)
+        });
         // Hungry first, then whoever was served longest ago.
         let mut waiting: Vec<_> =
             waiting.map(|(key, active)| (!active.starves(), active.served_at, key)).collect();
         waiting.sort();
-        let low = (piece / 4).max(4 * u64::from(BLOCK_BYTES));
+        let low = (piece / 16).max(4 * u64::from(BLOCK_BYTES));
         for (place, (sated, _, key)) in waiting.into_iter().enumerate() {
             if !sated || (place == 0 && backlog < low) || backlog < IDLE_BYTES {
                 self.flush(key);
             }
         }
+    }
+
+    /// Whether the peer still lacks something that it hasn't been told of.
+    fn is_news(&self, active: &Active) -> bool {
+        self.log.since(active.cursor).iter().any(|&piece| active.should_know(piece))
+    }
+
+    /// Whether the peer knows of plenty that it could ask us for.
+    fn is_stocked(&self, active: &Active) -> bool {
+        let untold = self.log.since(active.cursor).iter().filter(|&piece| !active.have.has(*piece)).count();
+        self.pieces.verified().without(&active.have).nth(untold + STOCKED_PIECES).is_some()
     }
 
     /// How long an entry may wait for a peer of ours and for a stock one.

@@ -90,7 +90,7 @@ fn reach(graph: &Graph) -> (usize, usize) {
 /// `band`: how many more neighbours than wanted one may have.
 fn check_regular(graph: &Graph, band: usize) -> Result<(), String> {
     let nodes = graph.members().filter(|(_, member)| !member.is_seed).count();
-    let wanted = degree(10, graph.len()).min(nodes - 1);
+    let wanted = degree(DEGREE, graph.len()).min(nodes - 1);
     for (address, member) in graph.members().filter(|(_, member)| !member.is_seed) {
         let ties = member.count(Tie::Near) + member.count(Tie::Far);
         if !(wanted..=wanted + band).contains(&ties) {
@@ -171,7 +171,7 @@ proptest! {
         let graph = graph(&tracker);
         for address in incomplete {
             let member = graph.get(address).unwrap();
-            prop_assert!(!lacks_neighbours(graph, member, degree(10, graph.len())) || graph.len() < 40);
+            prop_assert!(!lacks_neighbours(graph, member, degree(DEGREE, graph.len())) || graph.len() < 40);
             prop_assert!(member.neighbours.len() <= 26, "{} neighbours", member.neighbours.len());
         }
         let alone = graph.members().filter(|(_, member)| !member.complete && member.neighbours.is_empty()).count();

@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::Result;
 use lab::{Meeting, Scenario};
 use swarm::HavePolicy;
+use swarm::tracker::{DEGREE, SEED_DEGREE};
 
 use super::print::print_columns;
 use super::simulate::{Job, link, simulate};
@@ -18,10 +19,6 @@ use rows::Results;
 /// Seeds per row.
 const SEEDS: u64 = 20;
 const SEEDS_QUICK: u64 = 4;
-
-/// Neighbours of a node, and of the seed.
-const DEGREE: usize = 10;
-const SEED_DEGREE: usize = 24;
 
 /// Delay of the fixed policy.
 const FIXED: Duration = Duration::from_millis(20);
@@ -133,7 +130,7 @@ pub(super) fn have(quick: bool, as_json: bool) -> Result<()> {
     let left_out =
         if quick { "256 and 1,000 nodes, 1 Gbit/s, 16 of 20 seeds, namespaces" } else { "nothing" };
     let limited_by = format!(
-        "links of 100 Mbit/s or 1 Gbit/s, degree {DEGREE}, medians of {seeds} seeds; messages of bep3 with all peers: measured at 32 nodes, above pieces x nodes x (nodes - 1); left out: {left_out}"
+        "links of 100 Mbit/s or 1 Gbit/s, degree {DEGREE} (at least ln N + 3), medians of {seeds} seeds; messages of bep3 with all peers: measured at 32 nodes, above pieces x nodes x (nodes - 1); left out: {left_out}"
     );
     let (mut rows, mut bars) = (results.rows(), results.bars());
     if !quick {

@@ -44,8 +44,12 @@ pub(super) fn swarm_cpu(choice: &Choice) -> Result<()> {
         let source = Source::make(&bed.dir().join("image"), mib << 20)?;
         let mut held = entries.each_ref().map(|entry| Row::new("cpu", entry));
         for run in 1..=runs {
-            // A B A B, never all of A and then all of B.
-            for (entry, row) in entries.iter().zip(&mut held) {
+            // A B, B A, A B: never all of A and then all of B, and none always first.
+            let mut pairs: Vec<_> = entries.iter().zip(&mut held).collect();
+            if run % 2 == 0 {
+                pairs.reverse();
+            }
+            for (entry, row) in pairs {
                 turn(&bed, &source, entry, row, &format!("{run}/{runs}"))?;
             }
         }
