@@ -125,8 +125,8 @@ fn processor_ticks() -> Result<Usage> {
         first.split_whitespace().skip(1).take(8).filter_map(|word| word.parse().ok()).collect();
     let at = |index: usize| ticks.get(index).copied().unwrap_or_default();
     Ok(Usage {
-        // Waiting for a disk is idle as well.
-        idle_ticks: at(3) + at(4),
+        // Waiting for a disk is idle as well, and whoever is niced gives way at once.
+        idle_ticks: at(1) + at(3) + at(4),
         softirq_ticks: at(6),
         steal_ticks: at(7),
         all_ticks: ticks.iter().sum(),
