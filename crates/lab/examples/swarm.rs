@@ -2,7 +2,7 @@
 //!
 //! `cargo run --release -p lab --example swarm -- [nodes=32] [mib=149] [piece-kib=128] [mbit=25] [coarser=1]
 //! [seeds=1] [have=adaptive|bep3|suppress|fixed] [degree=8] [seed-degree=24] [known=0] [all=0] [rack=0]
-//! [measured=0] [checked=0]`; `rack=32` makes racks of 32 nodes whose uplink carries a quarter of their links.
+//! [measured=0] [checked=0] [latency-us=100]`; `rack=32` makes racks of 32 nodes whose uplink carries a quarter of their links.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -39,6 +39,7 @@ fn main() {
                 Some("fixed") => HavePolicy::Fixed(Duration::from_millis(20)),
                 _ => HavePolicy::Adaptive,
             },
+            latency: Duration::from_micros(number("latency-us", 100)),
             measured: number("measured", 0) > 0,
             checked_every: number("checked", 0),
             ..Scenario::new(nodes, number("mib", 149) << 20)
