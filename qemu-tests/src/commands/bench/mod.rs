@@ -2,6 +2,7 @@
 
 mod boot_bed;
 mod deploy;
+mod dhcp;
 mod have;
 mod paper;
 mod payload;
@@ -41,6 +42,10 @@ const BENCHMARKS: &[(&str, &str)] = &[
         "tftp",
         "boot programs to 1, 10 and 100 nodes at a time: ours, dnsmasq, atftpd; block sizes and windows",
     ),
+    (
+        "dhcp",
+        "handshakes per second and drops with our DHCP server, dnsmasq and Kea, with leases on a disk in each",
+    ),
     ("payload", "what a node loads before it can ask for more: kernel, initrd, agent"),
 ];
 
@@ -73,6 +78,7 @@ pub(crate) async fn run(arguments: BenchArguments) -> Result<ExitCode> {
         "list" => BENCHMARKS.iter().for_each(|(name, what)| println!("{name:<10} {what}")),
         "deploy" if quick => deploy::deploy_quick(json).await?,
         "deploy" => deploy::deploy(json).await?,
+        "dhcp" => tokio::task::block_in_place(|| dhcp::dhcp(&choice))?,
         "payload" => payload::payload(json)?,
         "swarm" => tokio::task::block_in_place(|| swarm::swarm(&choice))?,
         "swarm-cpu" => tokio::task::block_in_place(|| swarm_cpu::swarm_cpu(&choice))?,
