@@ -29,27 +29,7 @@ pub(crate) struct Bundle {
 impl Bundle {
     /// Opens and checks the bundle in `root`, and makes the site's part.
     pub(crate) fn open(root: &Path, trust: &SiteTrust) -> Result<Self> {
-        let path = root.join(MANIFEST);
-        let bytes = match std::fs::read(&path) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => bail!(
-                "there is no boot bundle in {0}; make one with: image-tools boot build -o {0}",
-                root.display()
-            ),
-            Err(error) => return Err(error).with_context(|| format!("reading {}", path.display())),
-        };
-        let rebuild = || {
-            format!(
-                "using the boot bundle in {0}; build it again: image-tools boot build -o {0}",
-                root.display()
-            )
-        };
-        let manifest = BundleManifest::parse(&bytes).with_context(rebuild)?;
-        let files =
-            [(VMLINUZ, &manifest.vmlinuz), (INITRD, &manifest.initrd), (STORE_MANIFEST, &manifest.store)];
-        for (name, expected) in files {
-            check_file(&root.join(name), expected).with_context(rebuild)?;
-        }
+        let manifest = verify(root)?;
         let site_cpio = site_cpio(trust).context("making the site's part of the initrd")?;
         // Two sites with one bundle must not share a cached initrd.
         let both = ObjectHash::of(&[manifest.id().as_bytes(), &site_cpio].concat());
@@ -112,6 +92,28 @@ fn check_file(path: &Path, expected: &FileRef) -> Result<()> {
         bail!("{} is not the file that {MANIFEST} names", path.display());
     }
     Ok(())
+}
+
+/// Reads the manifest of a bundle and checks its files against the hashes in it.
+pub(crate) fn verify(root: &Path) -> Result<BundleManifest> {
+    let path = root.join(MANIFEST);
+    let bytes = match std::fs::read(&path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => bail!(
+            "there is no boot bundle in {0}; make one with: image-tools boot build -o {0}",
+            root.display()
+        ),
+        Err(error) => return Err(error).with_context(|| format!("reading {}", path.display())),
+    };
+    let rebuild = || {
+        format!("using the boot bundle in {0}; build it again: image-tools boot build -o {0}", root.display())
+    };
+    let manifest = BundleManifest::parse(&bytes).with_context(rebuild)?;
+    let files = [(VMLINUZ, &manifest.vmlinuz), (INITRD, &manifest.initrd), (STORE_MANIFEST, &manifest.store)];
+    for (name, expected) in files {
+        check_file(&root.join(name), expected).with_context(rebuild)?;
+    }
+    Ok(manifest)
 }
 
 /// An uncompressed newc archive with the site's trust, a multiple of 512 bytes long. It goes first in the initrd:

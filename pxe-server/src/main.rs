@@ -15,6 +15,7 @@ mod cli;
 mod clock;
 mod dashboard;
 mod deployments;
+mod doctor;
 mod events;
 mod images;
 mod keys;

@@ -1,10 +1,12 @@
 //! Who boots what: the netboot part asks, the nodes' records answer.
 
+use std::collections::HashMap;
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Result;
-use boot_menu::Server;
+use boot_menu::{Facts, Server};
 use dhcp_wire::MacAddr;
 
 use crate::bundle::Bundle;
@@ -23,13 +25,40 @@ pub(crate) struct Policy {
     pub(crate) site: Arc<Current>,
     /// Who has had what is given only once.
     pub(crate) once: OnceBook,
+    /// Behind which relay a node was seen.
+    pub(crate) relays: Relays,
+}
+
+/// Machines that are kept in mind; beyond it rules by relay don't hold for those that come later.
+const RELAYED_MAX: usize = 20_000;
+
+/// Relays of nodes, from their last DHCP: loaders themselves don't know.
+#[derive(Debug, Default)]
+pub(crate) struct Relays(Mutex<HashMap<MacAddr, Ipv4Addr>>);
+
+impl Relays {
+    fn note(&self, mac: MacAddr, relay: Option<Ipv4Addr>) {
+        let mut relays = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(relay) = relay else {
+            relays.remove(&mac);
+            return;
+        };
+        if relays.len() < RELAYED_MAX || relays.contains_key(&mac) {
+            relays.insert(mac, relay);
+        }
+    }
+
+    fn of(&self, mac: MacAddr) -> Option<Ipv4Addr> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&mac).copied()
+    }
 }
 
 impl Policy {
     fn try_decide(&self, request: &BootRequest, server: &Server) -> Result<BootDecision> {
         let site = self.site.get();
         let name = self.nodes.discover(request.mac)?;
-        let facts = menus::facts(request, name, self.nodes.known_identity(request.mac));
+        let known = self.nodes.known_identity(request.mac);
+        let facts = Facts { relay: self.relays.of(request.mac), ..menus::facts(request, name, known) };
         let now_unix_ms = now_unix_ms();
         // Should the store fail, nothing is given a second time.
         let had = |rule: &str| self.once.had(request.mac, rule, now_unix_ms).unwrap_or(true);
@@ -61,6 +90,7 @@ impl BootPolicy for Policy {
                 if let Err(error) = self.nodes.discover(seen.mac) {
                     tracing::warn!(mac = %seen.mac, "{error:#}");
                 }
+                self.relays.note(seen.mac, seen.relay);
                 self.nodes.saw_dhcp(seen.mac);
             }
         }

@@ -23,7 +23,7 @@ use crate::keys::Keys;
 use crate::menus::{Current, OnceBook};
 use crate::netboot::{BOOT_FILES_DIR, Netboot, NetbootConfig};
 use crate::nodes::{NodeRules, Nodes};
-use crate::policy::Policy;
+use crate::policy::{Policy, Relays};
 use crate::privileges::Bound;
 use crate::reload::{self, SiteSource};
 use crate::site::Site;
@@ -170,6 +170,7 @@ async fn start_front(
         bundle: Arc::clone(&opened.bundle),
         site: Arc::clone(current),
         once: OnceBook::new(opened.store.clone()),
+        relays: Relays::default(),
     });
     let netboot = Netboot::start(config, policy, opened.store.clone(), swarm.router()).await?;
     let address = *netboot.http_address().ip();

@@ -190,6 +190,11 @@ impl Menus {
             && !self.nodes.iter().any(|node| says(&node.choice))
     }
 
+    /// Names of all entries, then of all menus.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.entries.keys().chain(self.menus.keys()).map(String::as_str)
+    }
+
     /// An entry by name.
     #[must_use]
     pub fn entry(&self, name: &str) -> Option<&Entry> {

@@ -73,6 +73,7 @@ impl<'a> Ask<'a> {
             program: self.program,
             uuid: self.packet.machine_uuid(),
             vendor_class: vendor_class(&self.packet),
+            relay: self.is_relayed().then(|| self.packet.giaddr()),
             address,
         }
     }

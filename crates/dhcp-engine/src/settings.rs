@@ -119,6 +119,8 @@ pub struct Seen {
     pub uuid: Option<String>,
     /// Vendor class (option 60), printable, at most 64 characters.
     pub vendor_class: Option<String>,
+    /// The relay agent that forwarded it.
+    pub relay: Option<Ipv4Addr>,
     /// The address that was offered or given, or that the node says it has; unspecified where it has none yet.
     pub address: Ipv4Addr,
 }

@@ -6,11 +6,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, ensure};
-use boot_menu::{Server, preview};
+use boot_menu::{Facts, Server, preview};
 use clap::{Args, Subcommand, ValueEnum};
 use dhcp_wire::MacAddr;
 use nix::sys::termios::{LocalFlags, SetArg, tcgetattr, tcsetattr};
-use node_api::{FirmwareKind, Identity};
+use node_api::FirmwareKind;
 
 use super::check::read_alone;
 use crate::menus::{self, Give, password};
@@ -56,6 +56,9 @@ pub(super) struct NodeArguments {
     /// Address that the node has [default: 0.0.0.0, which is in no subnet]
     #[arg(long)]
     address: Option<Ipv4Addr>,
+    /// Relay agent in front of the node
+    #[arg(long)]
+    relay: Option<Ipv4Addr>,
     /// Name of the node [default: as the site or the server names it]
     #[arg(long)]
     name: Option<String>,
@@ -90,8 +93,9 @@ fn render(arguments: &NodeArguments) -> Result<()> {
     let site = read_alone(&arguments.site)?;
     let server = server(&site);
     let agent = SocketAddrV4::new(*server.http.ip(), site.agent_port);
-    let policy = Arc::new(Sample { site, node: node_name(arguments), again: arguments.again });
-    let text = netboot::told(policy, (server.http, agent), &request(arguments));
+    let sample =
+        Sample { site, node: arguments.name.clone(), relay: arguments.relay, again: arguments.again };
+    let text = netboot::told(Arc::new(sample), (server.http, agent), &request(arguments));
     print!("{text}");
     if text.contains(TOKEN) {
         eprintln!(
@@ -104,17 +108,14 @@ fn render(arguments: &NodeArguments) -> Result<()> {
 fn preview(arguments: &NodeArguments) -> Result<()> {
     let site = read_alone(&arguments.site)?;
     let request = request(arguments);
-    let facts = menus::facts(&request, sample_name(&site, node_name(arguments), arguments.mac), None);
+    let name = sample_name(&site, arguments.name.clone(), arguments.mac);
+    let facts = Facts { relay: arguments.relay, ..menus::facts(&request, name, None) };
     let server = server(&site);
     match site.menus.resolve(&facts, &server, |_| arguments.again) {
         Some(plan) => print!("{}", preview::draw(&plan)),
         None => println!("no menu: the node gets what the server has for it, else it boots its own disk"),
     }
     Ok(())
-}
-
-fn node_name(arguments: &NodeArguments) -> Option<String> {
-    arguments.name.clone()
 }
 
 /// As the server would name it if no other node had the name.
@@ -155,6 +156,7 @@ fn request(arguments: &NodeArguments) -> BootRequest {
 struct Sample {
     site: Site,
     node: Option<String>,
+    relay: Option<Ipv4Addr>,
     again: bool,
 }
 
@@ -163,7 +165,7 @@ impl BootPolicy for Sample {
 
     fn decide(&self, request: &BootRequest, server: &Server) -> BootDecision {
         let name = sample_name(&self.site, self.node.clone(), request.mac);
-        let facts = menus::facts(request, name, None::<Identity>);
+        let facts = Facts { relay: self.relay, ..menus::facts(request, name, None) };
         let answer = menus::answer(&self.site.menus, &facts, server, request, |_| self.again);
         match answer.give {
             Give::Script(script) => BootDecision::Script(script),

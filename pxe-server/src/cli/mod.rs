@@ -2,6 +2,7 @@
 
 mod check;
 mod client;
+mod doctor;
 mod menu;
 mod nodes;
 mod report;
@@ -46,6 +47,8 @@ enum Command {
     Report(report::ReportArguments),
     /// Check a site file: every problem at once, with its line and what to write instead
     Check(check::CheckArguments),
+    /// Look for what keeps nodes from booting, on this machine and on its wire
+    Doctor(doctor::DoctorArguments),
     /// Show what a node would get, before any server does
     #[command(subcommand)]
     Menu(menu::MenuCommand),
@@ -121,6 +124,7 @@ fn dispatch(command: Command) -> Result<()> {
         Command::Watch(arguments) => watch::watch(&arguments),
         Command::Report(arguments) => report::report(&arguments),
         Command::Check(arguments) => check::check(&arguments),
+        Command::Doctor(arguments) => doctor::doctor(&arguments),
         Command::Menu(command) => menu::menu(&command),
         Command::Seed(arguments) => {
             log_to_standard_error("warn");

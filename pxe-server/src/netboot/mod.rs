@@ -255,5 +255,10 @@ pub(crate) fn server_address(interface: &str, wanted: Option<Ipv4Addr>) -> Optio
     net::interface_address(interface, wanted).ok().map(|(address, _)| address)
 }
 
+/// `dnsmasq (pid 812)`: who listens on a port, as far as /proc tells us.
+pub(crate) fn port_user(is_tcp: bool, port: u16) -> Option<String> {
+    net::port_user(is_tcp, port)
+}
+
 #[cfg(test)]
 mod tests;

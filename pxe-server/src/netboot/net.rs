@@ -15,6 +15,8 @@ use dhcp_engine::Prefix;
 const UDP_BUFFER_BYTES: usize = 4 << 20;
 /// Open files: twice the connections and TFTP transfers that there can be.
 const FILES_MAX: u64 = 16_384;
+/// `TCP_LISTEN` in `/proc/net/tcp`.
+const LISTENING: &str = "0A";
 /// Connections that wait to be accepted.
 const TCP_BACKLOG: i32 = 1024;
 
@@ -126,6 +128,20 @@ fn port_error(transport: Transport, address: SocketAddrV4, error: io::Error) -> 
         _ => format!("binding {name} port {port} of {}", address.ip()),
     };
     anyhow::Error::new(error).context(message)
+}
+
+/// As [`user_of`]; `another program` where /proc does not say who.
+pub(super) fn port_user(is_tcp: bool, port: u16) -> Option<String> {
+    let (transport, table) = if is_tcp {
+        (Transport::Tcp, "/proc/thread-self/net/tcp")
+    } else {
+        (Transport::Udp, "/proc/thread-self/net/udp")
+    };
+    let listening = |line: &&str| !is_tcp || line.split_ascii_whitespace().nth(3) == Some(LISTENING);
+    let text = fs::read_to_string(table).ok()?;
+    let lines: Vec<&str> = text.lines().take(1).chain(text.lines().skip(1).filter(listening)).collect();
+    let taken = !socket_inodes(&lines.join("\n"), port).is_empty();
+    taken.then(|| user_of(transport, port).unwrap_or_else(|| "another program".to_owned()))
 }
 
 /// `dnsmasq (pid 812)`, as far as /proc tells us.

@@ -96,3 +96,19 @@ fn off_needs_no_interface() {
     let site = parse_site("site.toml", "[server]\nmode = 'off'\n", None, &overrides).unwrap();
     assert_eq!(site.interface, None);
 }
+
+#[test]
+fn example_is_a_good_site() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("site.example.toml");
+    let site = read_site(Some(&path), &Overrides { partial: true, ..Overrides::default() }).unwrap();
+    assert_eq!(site.menus.nodes().count(), 2);
+    assert_eq!(site.menus.files().len(), 2, "memtest for both kinds of firmware");
+}
+
+#[test]
+fn mistakes_in_menus_have_their_line() {
+    check(
+        "[entry.a]\nlocal = 'exit3'\n[[node]]\nmac = '52:54:00:00:00:01'\nname = 'n1'\ngroup = 'none'\nboot = 'b'\n",
+        &["2: local = \"exit3\"", "6: node.group", "7: node.boot"],
+    );
+}

@@ -333,8 +333,8 @@ fn number(ticks: u64) -> u32 {
 }
 
 fn tell(seen: &Seen, action: &Action) {
-    let Seen { mac, program, uuid, vendor_class, address } = seen;
-    debug!(node = %mac, ?uuid, ?vendor_class, "DHCP packet answered");
+    let Seen { mac, program, uuid, vendor_class, relay, address } = seen;
+    debug!(node = %mac, ?uuid, ?vendor_class, ?relay, "DHCP packet answered");
     match (action, program) {
         (Action::Store { .. }, Program::System) => debug!(node = %mac, %address, ?program, "lease"),
         (Action::Store { .. }, _) => info!(node = %mac, %address, ?program, "lease"),
