@@ -19,6 +19,8 @@ use qemu_tests::programs::Programs;
 
 /// The nodes' network; the load's namespace takes packets for all of it.
 pub(super) const NODES: &str = "10.79.0.0/16";
+/// Where relayed requests come from.
+pub(super) const RELAY: Ipv4Addr = Ipv4Addr::new(10, 79, 0, 1);
 /// A server hashes its bundle and opens its store first.
 const STARTS_MAX: Duration = Duration::from_secs(20);
 
@@ -158,7 +160,7 @@ impl BootBed {
                 let namespace = File::open(&path).with_context(|| format!("opening {}", path.display()))?;
                 setns(&namespace, CloneFlags::CLONE_NEWNET).context("entering the load's namespace")?;
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-                runtime.block_on(work())
+                tokio::task::LocalSet::new().block_on(&runtime, work())
             });
             thread.join().map_err(|_| anyhow!("the load panicked"))?
         })
@@ -169,6 +171,13 @@ impl Running {
     /// Whether it has not ended by itself.
     pub(super) fn is_alive(&mut self) -> bool {
         matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// Most memory that it has had, KiB (proc(5), `VmHWM`).
+    pub(super) fn peak_kib(&self) -> Option<u64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).ok()?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+        line.split_whitespace().next()?.parse().ok()
     }
 
     /// What it is called.

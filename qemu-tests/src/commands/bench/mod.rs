@@ -9,6 +9,7 @@ mod payload;
 mod print;
 mod quiet;
 mod simulate;
+mod storm;
 mod swarm;
 mod swarm_cpu;
 mod swarm_sim;
@@ -46,6 +47,10 @@ const BENCHMARKS: &[(&str, &str)] = &[
         "dhcp",
         "handshakes per second and drops with our DHCP server, dnsmasq and Kea, with leases on a disk in each",
     ),
+    (
+        "storm",
+        "100..1,000 nodes powered on at once, from DHCP to kernel and initrd; with faults, and with nodes that serve others",
+    ),
     ("payload", "what a node loads before it can ask for more: kernel, initrd, agent"),
 ];
 
@@ -63,7 +68,8 @@ pub(crate) struct BenchArguments {
     /// swarm: only these peers, separated by commas.
     #[arg(long, value_delimiter = ',', value_name = "PEER,..")]
     only: Vec<String>,
-    /// swarm: only these cases, separated by commas.
+    /// swarm: only these cases; storm: these numbers of nodes; tftp: these numbers of nodes at a time; separated by
+    /// commas.
     #[arg(long = "case", value_delimiter = ',', value_name = "NAME,..")]
     cases: Vec<String>,
     /// swarm, swarm-cpu, paper: races per row; 3 if not given.
@@ -85,6 +91,7 @@ pub(crate) async fn run(arguments: BenchArguments) -> Result<ExitCode> {
         "swarm-sim" => tokio::task::block_in_place(|| swarm_sim::swarm_sim(quick, json))?,
         "have" => tokio::task::block_in_place(|| have::have(quick, json))?,
         "paper" => tokio::task::block_in_place(|| paper::paper(&choice))?,
+        "storm" => tokio::task::block_in_place(|| storm::storm(&choice))?,
         "tftp" => tokio::task::block_in_place(|| tftp::tftp(&choice))?,
         other => bail!("there is no benchmark {other}; `bench list` names them"),
     }

@@ -56,6 +56,9 @@ pub(super) fn tftp(choice: &Choice) -> Result<()> {
     running.push(start_atftpd(&bed, &addresses.map(|address| address.to_string())[2])?);
     let runs = choice.runs.unwrap_or(if choice.quick { 1 } else { RUNS });
     let mut rows = rows(choice.quick);
+    if !choice.cases.is_empty() {
+        rows.retain(|row| choice.cases.contains(&row.order.nodes.to_string()));
+    }
     for row in &mut rows {
         others_are_quiet_beside(&bed, &mut running)?;
         for run in 1..=runs {
@@ -72,7 +75,7 @@ pub(super) fn tftp(choice: &Choice) -> Result<()> {
             }
         }
     }
-    let left_out = if choice.quick { "most rows, repetitions" } else { "nothing" };
+    let left_out = if choice.quick { "most rows, repetitions" } else { "nothing that was asked for" };
     let limited_by = format!(
         "processors and the way from packet to packet (links have no rate); medians of {runs}; dnsmasq 2.90 knows no \
          windowsize; left out: {left_out}"
