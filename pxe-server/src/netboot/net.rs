@@ -80,7 +80,7 @@ pub(super) fn bind_udp(interface: &str, address: SocketAddrV4) -> anyhow::Result
 /// Each TFTP transfer and each connection is an open file, and the usual limit of 1024 is less than a storm needs.
 pub(super) fn raise_file_limit() {
     let raised = getrlimit(Resource::RLIMIT_NOFILE)
-        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard.min(FILES_MAX), hard));
+        .and_then(|(soft, hard)| setrlimit(Resource::RLIMIT_NOFILE, soft.max(hard.min(FILES_MAX)), hard));
     if let Err(error) = raised {
         tracing::warn!(%error, "the limit of open files cannot be raised: a boot storm may exceed it");
     }
