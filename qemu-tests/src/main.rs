@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
-use commands::{attach, bench, demo, setup_image, up};
+use commands::{attach, bench, demo, setup_image, try_menu, up};
 
 /// Virtual bare metal in a network namespace of its own; everything goes when the command ends.
 #[derive(Debug, Parser)]
@@ -24,6 +24,8 @@ enum Command {
     Up(up::UpArguments),
     /// Turns two bare machines of different kinds into running servers and reports how it went.
     Demo(demo::DemoArguments),
+    /// Shows a node's boot menu on a virtual machine, on this terminal; Ctrl-] leaves.
+    Try(try_menu::TryArguments),
     /// Connects this terminal to a machine's serial console; Ctrl-] leaves.
     Attach(attach::AttachArguments),
     /// Makes the Debian test image and the boot bundle in the cache.
@@ -46,6 +48,7 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
     match arguments.command {
         Command::Up(arguments) => with_runtime(up::run(arguments)),
         Command::Demo(arguments) => with_runtime(demo::run(arguments)),
+        Command::Try(arguments) => with_runtime(try_menu::run(arguments)),
         Command::Attach(arguments) => attach::run(&arguments),
         Command::SetupImage(arguments) => setup_image::run(&arguments),
         Command::Bench(arguments) => with_runtime(bench::run(arguments)),

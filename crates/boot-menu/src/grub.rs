@@ -117,6 +117,12 @@ pub fn local(firmware: Firmware, style: Local) -> String {
     text
 }
 
+/// An entry as GRUB shows it, or one sentence why it does not.
+pub(crate) fn ready(plan: &Plan<'_>, name: &str) -> Result<Ready, String> {
+    // Whose configuration it is makes no difference to that.
+    Config { text: String::new(), plan, mac: MacAddr([0; 6]) }.entry(name).map(|(ready, _)| ready)
+}
+
 struct Config<'a> {
     text: String,
     plan: &'a Plan<'a>,

@@ -2,8 +2,9 @@
 
 use std::fmt::Write as _;
 
-use crate::model::{Item, Menu, Start};
-use crate::resolve::{Plan, Step};
+use crate::grub;
+use crate::model::{Firmware, Item, Menu, Start};
+use crate::resolve::{Plan, Ready, Step};
 
 /// Inner width of the frame; a console of 80 columns holds it.
 const WIDTH: usize = 74;
@@ -30,8 +31,16 @@ pub fn draw(plan: &Plan<'_>) -> String {
     text
 }
 
+/// As the loader of this firmware shows it.
+fn ready(plan: &Plan<'_>, name: &str) -> Result<Ready, String> {
+    match plan.firmware {
+        Firmware::SecureBoot => grub::ready(plan, name),
+        Firmware::Bios | Firmware::Uefi => plan.ready(name),
+    }
+}
+
 fn describe(plan: &Plan<'_>, name: &str) -> String {
-    match plan.ready(name) {
+    match ready(plan, name) {
         Ok(ready) => format!("{name} ({})", ready.title),
         Err(reason) => format!("{name} cannot be booted: {reason}; it"),
     }
@@ -46,7 +55,7 @@ fn draw_menu(plan: &Plan<'_>, menu: &Menu, text: &mut String) {
             Item::Heading(_) => None,
             Item::Start(start) => match start {
                 Start::Menu(_) => Some(start),
-                Start::Entry(name) => match plan.ready(name) {
+                Start::Entry(name) => match ready(plan, name) {
                     Ok(_) => Some(start),
                     Err(reason) => {
                         left_out.push(format!("{name} is left out: {reason}"));
@@ -93,7 +102,7 @@ fn line(plan: &Plan<'_>, start: &Start) -> String {
             let title = plan.menu(name).map(|menu| plan.title(&menu.title)).unwrap_or_default();
             format!("{title} ...")
         }
-        Start::Entry(name) => match plan.ready(name) {
+        Start::Entry(name) => match ready(plan, name) {
             Ok(ready) => {
                 let key = ready.key.map(|key| format!("({key}) ")).unwrap_or_default();
                 let lock = if ready.users.is_empty() { "" } else { "  [password]" };

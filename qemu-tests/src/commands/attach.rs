@@ -21,6 +21,13 @@ pub(crate) struct AttachArguments {
     socket: PathBuf,
 }
 
+impl AttachArguments {
+    /// For a machine of this very program.
+    pub(crate) fn of(socket: PathBuf) -> Self {
+        Self { socket }
+    }
+}
+
 pub(crate) fn run(arguments: &AttachArguments) -> Result<ExitCode> {
     let line = UnixStream::connect(&arguments.socket)
         .with_context(|| format!("opening the console {}", arguments.socket.display()))?;

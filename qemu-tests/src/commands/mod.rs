@@ -5,4 +5,5 @@ pub(crate) mod bench;
 pub(crate) mod demo;
 pub(crate) mod setup_image;
 pub(crate) mod table;
+pub(crate) mod try_menu;
 pub(crate) mod up;

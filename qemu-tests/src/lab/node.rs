@@ -59,6 +59,13 @@ impl NodeBuilder {
         self
     }
 
+    /// Another hardware address than the lab's next; unicast. UUID and serial number follow from it.
+    #[must_use]
+    pub fn mac(mut self, mac: [u8; 6]) -> Self {
+        self.spec.mac = mac;
+        self
+    }
+
     /// The card that it boots from.
     #[must_use]
     pub fn nic(mut self, nic: Nic) -> Self {
