@@ -1,4 +1,4 @@
-//! One race on a bed: `race PEER NODES MBIT MIB [LOSS_PERCENT]`; MBIT 0 leaves links as fast as they are.
+//! One race on a bed: `race PEER NODES MBIT MIB [LOSS_PERCENT [PIECE_KIB]]`; MBIT 0 leaves links as fast as they are.
 
 use std::time::Duration;
 
@@ -17,7 +17,9 @@ fn main() -> Result<()> {
     let (nodes, mib) = (nodes as usize, mib as u64);
     let mut shape = Shape::new(nodes, (mbit > 0.0).then_some(Mbit(mbit)));
     shape.loss_percent = loss;
-    let contestant = contestant(words.first().map_or("", String::as_str))?;
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "an example's small numbers")]
+    let piece_bytes = Some((number(5, "0")? * 1024.0) as u32).filter(|bytes| *bytes > 0);
+    let contestant = contestant(words.first().map_or("", String::as_str), piece_bytes)?;
     let bed = Bed::new(shape)?;
     let source = Source::make(&bed.dir().join("image"), mib << 20)?;
     let outcome = race(&bed, contestant.as_ref(), &source, &[], &[], Duration::from_secs(600))?;
@@ -87,7 +89,7 @@ fn print_middle(outcome: &Outcome, rate: Mbit) {
     println!("  {}", words.collect::<Vec<_>>().join("  "));
 }
 
-fn contestant(name: &str) -> Result<Box<dyn Contestant>> {
+fn contestant(name: &str, piece_bytes: Option<u32>) -> Result<Box<dyn Contestant>> {
     let programs = std::env::current_exe()?;
     let release = programs.ancestors().nth(3).context("target directory")?.join("release");
     Ok(match name {
@@ -99,8 +101,8 @@ fn contestant(name: &str) -> Result<Box<dyn Contestant>> {
         "ours" | "ours-mirror" => Box::new(Ours {
             pxe_server: release.join("pxe-server"),
             image_tools: release.join("image-tools"),
-            options: OursOptions { mirror: name == "ours-mirror", ..OursOptions::default() },
+            options: OursOptions { mirror: name == "ours-mirror", piece_bytes, ..OursOptions::default() },
         }),
-        _ => bail!("race PEER NODES MBIT MIB [LOSS_PERCENT]"),
+        _ => bail!("race PEER NODES MBIT MIB [LOSS_PERCENT [PIECE_KIB]]"),
     })
 }

@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result};
 /// Compared at a time.
 const COMPARED_BYTES: usize = 1 << 20;
 /// Pieces as our own programs cut them (about 1,500 per image, within bounds), for every peer alike.
-const PIECE_BYTES_MIN: u64 = 256 << 10;
+const PIECE_BYTES_MIN: u64 = 128 << 10;
 const PIECE_BYTES_MAX: u64 = 4 << 20;
 const PIECES_WANTED: u64 = 1500;
 
@@ -86,7 +86,7 @@ mod tests {
     fn the_papers_image_has_pieces_of_half_a_mebibyte() {
         let source = |bytes| Source { path: PathBuf::new(), bytes };
         assert_eq!(source(596 << 20).piece_bytes(), 512 << 10);
-        assert_eq!(source(149 << 20).piece_bytes(), 256 << 10);
+        assert_eq!(source(149 << 20).piece_bytes(), 128 << 10);
         assert_eq!(source(32 << 30).piece_bytes(), 4 << 20);
     }
 }

@@ -13,7 +13,7 @@ pub(crate) const CONTAINER_BYTES_MAX: u64 = 64 << 20;
 pub const FRAME_RAW_BYTES_MAX: u32 = 16 << 20;
 
 /// Smallest and largest piece (BEP 3 leaves it open; small pieces make the swarm fast).
-const PIECE_BYTES_MIN: u64 = 256 << 10;
+const PIECE_BYTES_MIN: u64 = 128 << 10;
 const PIECE_BYTES_MAX: u64 = 4 << 20;
 /// Pieces that an image should have: enough for every node to have something that its neighbour lacks.
 const PIECES_WANTED: u64 = 1500;
@@ -137,7 +137,7 @@ pub const fn next_container(offset: u64) -> u64 {
     offset.next_multiple_of(CONTAINER_BYTES)
 }
 
-/// The default piece length for an image of `file_size` bytes: 2^round(log2(file_size / 1500)), 256 KiB to 4 MiB.
+/// The default piece length for an image of `file_size` bytes: 2^round(log2(file_size / 1500)), 128 KiB to 4 MiB.
 #[must_use]
 pub fn piece_size_for(file_size: u64) -> u64 {
     let mut piece = PIECE_BYTES_MIN;
@@ -157,7 +157,7 @@ mod tests {
     #[test]
     fn pieces_grow_with_the_image() {
         for (mib, kib) in
-            [(0, 256), (36, 256), (468, 256), (600, 512), (1500, 1024), (8000, 4096), (1 << 20, 4096)]
+            [(0, 128), (36, 128), (149, 128), (468, 256), (600, 512), (1500, 1024), (8000, 4096), (1 << 20, 4096)]
         {
             assert_eq!(piece_size_for(mib << 20), kib << 10, "{mib} MiB");
         }
