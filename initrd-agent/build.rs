@@ -18,6 +18,8 @@ fn main() -> std::io::Result<()> {
     // A position-independent static program carries 300 KiB of relative relocations; packed, it is 10 KiB
     // (any lld, or binutils 2.38; glibc 2.36 for the start code that reads them).
     println!("cargo::rustc-link-arg-bins=-Wl,-z,pack-relative-relocs");
+    // Functions with the same code are kept once (lld only, Rust's linker on this target); no address is an identity here.
+    println!("cargo::rustc-link-arg-bins=-Wl,--icf=all");
     let script = PathBuf::from(std::env::var_os("OUT_DIR").unwrap_or_default()).join("discard.ld");
     std::fs::write(&script, DISCARD_UNWIND_TABLES)?;
     println!("cargo::rustc-link-arg-bins=-Wl,-T,{}", script.display());
