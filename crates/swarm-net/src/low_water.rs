@@ -76,6 +76,6 @@ mod tests {
         assert_eq!(settled(12_500, milli(1)), 256 << 10, "100 Mbit/s");
         assert_eq!(settled(125_000, milli(1)), 256 << 10, "1 Gbit/s");
         assert_eq!(settled(1 << 18, Duration::from_micros(10)), 256 << 10, "no limit");
-        assert_eq!(settled(17, Duration::from_micros(5)), 64 << 10, "requests only");
+        assert_eq!(settled(17, Duration::from_micros(5)), 32 << 10, "requests only");
     }
 }
