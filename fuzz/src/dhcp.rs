@@ -3,6 +3,8 @@
 //! Each function takes one input of the fuzzer and panics if a rule is broken. The targets are one line each;
 //! `crates/dhcp-engine/tests/corpus.rs` replays the corpora with the toolchain of every day.
 
+mod moves;
+
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
@@ -12,6 +14,7 @@ use dhcp_engine::{
     Settings, Subnet, UefiProxy,
 };
 use dhcp_wire::{Asker, MacAddr, Message, MessageKind, PACKET_BYTES_MIN, PacketView, code, unwrap_udp};
+use moves::Moves;
 
 /// Longest sequence; more moves find nothing that these don't, and cost time.
 const MOVES_MAX: usize = 400;
@@ -61,24 +64,6 @@ pub fn dhcp_engine(data: &[u8]) {
         if world.step(&mut moves).is_none() {
             return;
         }
-    }
-}
-
-/// The bytes of an input, taken one after the other.
-struct Moves<'a>(&'a [u8]);
-
-impl<'a> Moves<'a> {
-    fn byte(&mut self) -> Option<u8> {
-        let (first, rest) = self.0.split_first()?;
-        self.0 = rest;
-        Some(*first)
-    }
-
-    fn bytes(&mut self) -> Option<&'a [u8]> {
-        let length = usize::from(self.byte()?).min(self.0.len());
-        let (bytes, rest) = self.0.split_at(length);
-        self.0 = rest;
-        Some(bytes)
     }
 }
 

@@ -7,6 +7,7 @@
 
 mod rules;
 
+use super::moves::Moves;
 use rules::Books;
 
 use std::net::SocketAddr;
@@ -31,28 +32,6 @@ const ACTIONS_MAX: usize = 20_000;
 
 /// Virtual time in which an honest seed must have completed the engine, once strangers have fallen silent.
 const PATIENCE: Duration = Duration::from_secs(400);
-
-/// The bytes of an input, taken one after the other.
-struct Moves<'a>(&'a [u8]);
-
-impl<'a> Moves<'a> {
-    fn byte(&mut self) -> Option<u8> {
-        let (first, rest) = self.0.split_first()?;
-        self.0 = rest;
-        Some(*first)
-    }
-
-    fn number(&mut self) -> Option<u16> {
-        Some(u16::from_be_bytes([self.byte()?, self.byte()?]))
-    }
-
-    fn bytes(&mut self) -> Option<&'a [u8]> {
-        let length = usize::from(self.byte()?).min(self.0.len());
-        let (taken, rest) = self.0.split_at(length);
-        self.0 = rest;
-        Some(taken)
-    }
-}
 
 /// One of the peers, as far as it is connected.
 struct Stranger {

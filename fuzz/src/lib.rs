@@ -4,6 +4,7 @@
 #![allow(missing_docs)] // each function is named after its target
 
 mod engine;
+mod moves;
 
 pub use engine::engine;
 

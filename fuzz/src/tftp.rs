@@ -2,8 +2,11 @@
 //!
 //! Never depends on the fuzzer: the same functions replay the corpora in `crates/tftp/tests/corpus.rs`.
 
+mod moves;
+
 use std::time::{Duration, Instant};
 
+use moves::Moves;
 use tftp::{
     BLOCK_BYTES_MAX, Burst, Fetch, FetchOptions, NAME_BYTES_MAX, Packet, ReadRequest, Reply,
     TIMEOUTS_UNPROVEN_MAX, Transfer, WINDOW_BLOCKS_MAX,
@@ -23,28 +26,6 @@ pub fn tftp_packet(data: &[u8]) {
     assert!(request.blksize.is_none_or(|bytes| (8..=65_464).contains(&bytes)));
     assert!(request.windowsize != Some(0) && request.timeout != Some(0));
     assert_eq!(Packet::parse(&request.encode()), Some(Packet::Read(request)));
-}
-
-/// The bytes of an input, taken one after the other.
-struct Moves<'a>(&'a [u8]);
-
-impl<'a> Moves<'a> {
-    fn byte(&mut self) -> Option<u8> {
-        let (first, rest) = self.0.split_first()?;
-        self.0 = rest;
-        Some(*first)
-    }
-
-    fn number(&mut self) -> Option<u16> {
-        Some(u16::from_be_bytes([self.byte()?, self.byte()?]))
-    }
-
-    fn bytes(&mut self) -> Option<&'a [u8]> {
-        let length = usize::from(self.byte()?).min(self.0.len());
-        let (taken, rest) = self.0.split_at(length);
-        self.0 = rest;
-        Some(taken)
-    }
 }
 
 /// A node that says anything at any time. Input: blksize, window, options (1 byte), size of the file, then moves.

@@ -122,6 +122,7 @@ impl BootPolicy for Policy {
             site_cpio: Arc::clone(&self.bundle.site_cpio),
         }
     }
+
     fn menu_files(&self) -> Option<PathBuf> {
         self.site.get().menu_files.clone()
     }

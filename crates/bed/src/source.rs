@@ -8,10 +8,6 @@ use anyhow::{Context as _, Result};
 
 /// Compared at a time.
 const COMPARED_BYTES: usize = 1 << 20;
-/// Pieces as our own programs cut them (about 1,500 per image, within bounds), for every peer alike.
-const PIECE_BYTES_MIN: u64 = 128 << 10;
-const PIECE_BYTES_MAX: u64 = 4 << 20;
-const PIECES_WANTED: u64 = 1500;
 
 /// A file of random bytes.
 #[derive(Clone, Debug)]
@@ -40,14 +36,10 @@ impl Source {
         self.path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
     }
 
-    /// Piece size for peers that are told one: the power of two nearest to size / 1500, within bounds.
+    /// Piece size for peers that are told one: as our own programs cut it.
     #[must_use]
     pub fn piece_bytes(&self) -> u64 {
-        let wanted = (self.bytes / PIECES_WANTED).max(1);
-        let below = 1 << wanted.ilog2();
-        // Nearest by ratio: up from the square root of two.
-        let nearest = if wanted * wanted > 2 * below * below { below * 2 } else { below };
-        nearest.clamp(PIECE_BYTES_MIN, PIECE_BYTES_MAX)
+        image_format::piece_size_for(self.bytes)
     }
 
     /// Whether a file holds exactly these bytes.

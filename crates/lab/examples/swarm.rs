@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use lab::{LinkRates, Meeting, Scenario, World};
 use swarm::HavePolicy;
+use swarm::tracker::{DEGREE, SEED_DEGREE};
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -28,8 +29,8 @@ fn main() {
                 Meeting::All
             } else {
                 Meeting::Tracker {
-                    degree: small("degree", 8),
-                    seed_degree: small("seed-degree", 24),
+                    degree: small("degree", DEGREE as u64),
+                    seed_degree: small("seed-degree", SEED_DEGREE as u64),
                     seed_is_known: number("known", 0) > 0,
                 }
             },

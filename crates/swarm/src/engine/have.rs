@@ -67,8 +67,8 @@ const RARE_PEERS: usize = 4;
 const HUNGRY_PIECES: u32 = 2;
 const SATED_PIECES: u32 = 4;
 
-/// A peer that knows of this many pieces which it could ask us for is kept from asking by something else than what it
-/// knows, so telling it of more fills no uplink.
+/// A peer that knows of more pieces than this which it could ask us for is kept from asking by something else than what
+/// it knows, so telling it of another fills no uplink.
 const STOCKED_PIECES: usize = 10;
 
 /// With less than this to upload, our uplink is idle before the next request can be here: everyone who waits
@@ -166,10 +166,12 @@ impl Swarm {
                 waited.is_some_and(|waited| waited >= deadline)
                     || self.log.len() - active.cursor >= BATCH_ENTRIES
             });
-            let is_news = self.active(*key).is_some_and(|active| self.is_news(active));
-            if due && is_news {
+            if !due {
+                continue;
+            }
+            if self.active(*key).is_some_and(|active| self.is_news(active)) {
                 self.flush(*key);
-            } else if due && let Some(active) = self.active_mut(*key) {
+            } else if let Some(active) = self.active_mut(*key) {
                 // It has got all of it from others meanwhile; the cursor stays, and the entries ride along later.
                 active.untold_since = None;
             }

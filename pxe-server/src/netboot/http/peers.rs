@@ -105,14 +105,14 @@ impl BootPeers {
             {
                 peer.rests_until = Some(now + REST);
             }
-            rack.asking.insert(node, Asking { here: true, errand: None, ..asking });
+            rack.note(node, Asking { here: true, errand: None, ..asking });
             return Choice::Here;
         }
         if asking.here {
             return Choice::Here;
         }
         if let Some(peer) = rack.best(now, node) {
-            rack.asking.insert(node, Asking { errand: Some((*peer.ip(), now)), ..asking });
+            rack.note(node, Asking { errand: Some((*peer.ip(), now)), ..asking });
             return Choice::Peer(peer);
         }
         let patient = now.saturating_duration_since(asking.since) < PATIENCE;
@@ -121,7 +121,7 @@ impl BootPeers {
         } else if patient {
             return Choice::Wait;
         }
-        rack.asking.insert(node, Asking { here: true, errand: None, ..asking });
+        rack.note(node, Asking { here: true, errand: None, ..asking });
         Choice::Here
     }
 
@@ -195,10 +195,15 @@ impl Rack {
             self.asking.retain(|_, asking| now.saturating_duration_since(asking.last) < ERRAND);
         }
         let asking = Asking { last: now, ..known };
-        if self.asking.len() < NODES_MAX {
+        self.note(node, asking);
+        asking
+    }
+
+    /// Keeps in mind what is known of a node, if there is room for it.
+    fn note(&mut self, node: Ipv4Addr, asking: Asking) {
+        if self.asking.len() < NODES_MAX || self.asking.contains_key(&node) {
             self.asking.insert(node, asking);
         }
-        asking
     }
 
     /// The peer with the fewest nodes on their way to it, and of these the one that has served least.

@@ -162,6 +162,10 @@ struct Opener {
 impl Opener {
     async fn open(self: Arc<Self>, socket: Arc<UdpSocket>, wish: Wish) {
         let Ok(_turn) = Arc::clone(&self.turn).acquire_owned().await else { return };
+        // Its place went to another while it waited: a flood opens no files for nobody.
+        if !wish.flags.wanted.load(Ordering::Relaxed) {
+            return;
+        }
         let (number, node, name) = (wish.number, wish.node, wish.request.name.clone());
         let opener = Arc::clone(&self);
         let begun = tokio::task::spawn_blocking(move || opener.begin(wish)).await.unwrap_or_default();
