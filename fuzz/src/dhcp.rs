@@ -247,7 +247,7 @@ fn settings(choice: u8) -> Settings {
 
 fn hint(node: MacAddr) -> Hint {
     let MacAddr([.., number]) = node;
-    Hint { known: number < KNOWN, boots_locally: number % 2 == 1 }
+    Hint { known: number < KNOWN, boots_locally: number % 2 == 1, left_alone: number % 8 == 1 }
 }
 
 fn mac(number: u8) -> MacAddr {

@@ -132,7 +132,7 @@ fn site_cpio(trust: &SiteTrust) -> Result<Vec<u8>> {
 pub(crate) mod tests {
     use super::*;
 
-    fn trust() -> SiteTrust {
+    pub(crate) fn trust() -> SiteTrust {
         SiteTrust {
             site: "lab".into(),
             tls_spki_sha256: "00".repeat(32),

@@ -50,14 +50,22 @@ impl Events {
     pub(crate) async fn run(self: Arc<Self>, app: Arc<App>, mut stop: Stop) {
         let mut ticks = tokio::time::interval(PERIOD);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut quiet_periods = 0;
+        let (mut quiet_periods, mut periods) = (0, 0_u32);
         loop {
             tokio::select! {
                 _ = ticks.tick() => {}
                 () = stop.stopped() => return,
             }
             let changed = app.nodes.take_changed();
-            quiet_periods += 1;
+            (quiet_periods, periods) = (quiet_periods + 1, periods.wrapping_add(1));
+            // Pages that show nodes which are gone get everything anew, but not with every stranger of a flood.
+            if periods.is_multiple_of(HEARTBEAT_PERIODS)
+                && self.sender.receiver_count() > 0
+                && app.nodes.take_forgotten()
+            {
+                let _ = self.sender.send(Self::snapshot(&app).await);
+                continue;
+            }
             if self.sender.receiver_count() == 0 || (changed.is_empty() && quiet_periods < HEARTBEAT_PERIODS)
             {
                 continue;

@@ -24,6 +24,7 @@ mod netboot;
 mod nodes;
 mod policy;
 mod privileges;
+mod recent;
 mod reload;
 mod serve;
 mod site;

@@ -1,12 +1,11 @@
 //! Who boots what: the netboot part asks, the nodes' records answer.
 
-use std::collections::HashMap;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Result;
-use boot_menu::{Facts, Server};
+use boot_menu::{Facts, Firmware, Local, Server};
 use dhcp_wire::MacAddr;
 
 use crate::bundle::Bundle;
@@ -14,6 +13,7 @@ use crate::clock::now_unix_ms;
 use crate::menus::{self, Current, Give, OnceBook};
 use crate::netboot::{BootDecision, BootFiles, BootPolicy, BootRequest, DhcpSeen, Hint, Program};
 use crate::nodes::{Boot, Nodes};
+use crate::recent::Recent;
 
 /// Answers for the nodes' records.
 pub(crate) struct Policy {
@@ -29,23 +29,26 @@ pub(crate) struct Policy {
     pub(crate) relays: Relays,
 }
 
-/// Machines that are kept in mind; beyond it rules by relay don't hold for those that come later.
+/// Machines that are kept in mind; beyond it rules by relay don't hold for those that were longest not heard of.
 const RELAYED_MAX: usize = 20_000;
 
 /// Relays of nodes, from their last DHCP: loaders themselves don't know.
-#[derive(Debug, Default)]
-pub(crate) struct Relays(Mutex<HashMap<MacAddr, Ipv4Addr>>);
+#[derive(Debug)]
+pub(crate) struct Relays(Mutex<Recent<MacAddr, Ipv4Addr>>);
+
+impl Default for Relays {
+    fn default() -> Self {
+        Self(Mutex::new(Recent::new(RELAYED_MAX)))
+    }
+}
 
 impl Relays {
     fn note(&self, mac: MacAddr, relay: Option<Ipv4Addr>) {
         let mut relays = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(relay) = relay else {
-            relays.remove(&mac);
-            return;
+        match relay {
+            Some(relay) => relays.insert(mac, relay).map(drop),
+            None => relays.remove(&mac).map(drop),
         };
-        if relays.len() < RELAYED_MAX || relays.contains_key(&mac) {
-            relays.insert(mac, relay);
-        }
     }
 
     fn of(&self, mac: MacAddr) -> Option<Ipv4Addr> {
@@ -64,6 +67,8 @@ impl Policy {
         let had = |rule: &str| self.once.had(request.mac, rule, now_unix_ms).unwrap_or(true);
         let answer = menus::answer(&site.menus, &facts, server, request, had);
         if let Some(rule) = &answer.once {
+            // What is remembered of a machine is forgotten with it, so it has to be more than passing.
+            self.nodes.keep_known(request.mac)?;
             self.once.note(request.mac, rule, now_unix_ms)?;
         }
         let boot = match answer.give {
@@ -97,9 +102,31 @@ impl BootPolicy for Policy {
     }
 
     fn hint(&self, mac: MacAddr) -> Hint {
-        let hint = self.nodes.hint(mac);
-        // Where the site has menus, they decide, and the node must get as far as to ask.
-        Hint { boots_locally: hint.boots_locally && self.site.get().menus.is_empty(), ..hint }
+        let (hint, site) = (self.nodes.hint(mac), self.site.get());
+        if site.menus.is_silent() {
+            return hint;
+        }
+        // Where the site has menus, they decide, and a node that may choose must get as far as to ask.
+        let (name, known, address) = self.nodes.before_boot(mac);
+        let known = known.unwrap_or_default();
+        let address = address.and_then(|address| match address {
+            IpAddr::V4(address) => Some(address),
+            IpAddr::V6(_) => None,
+        });
+        let facts = Facts {
+            mac,
+            name,
+            serial: known.serial,
+            uuid: known.uuid,
+            address,
+            relay: self.relays.of(mac),
+            // No rule asks for it.
+            firmware: Firmware::Uefi,
+        };
+        let now_unix_ms = now_unix_ms();
+        let had = |rule: &str| self.once.is_known_had(mac, rule, now_unix_ms);
+        let local = site.menus.own_disk(&facts, hint.boots_locally, had);
+        Hint { boots_locally: local.is_some(), left_alone: local == Some(Local::Ignore), ..hint }
     }
 
     fn decide(&self, request: &BootRequest, server: &Server) -> BootDecision {
@@ -131,3 +158,6 @@ impl BootPolicy for Policy {
         self.site.get().menus.user(user).map(|user| user.digest.clone())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,11 +5,13 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::api::blocking;
 use crate::menus::Current;
+use crate::netboot::{DhcpChange, DhcpChanges, DhcpConfig};
+use crate::nodes::Nodes;
 use crate::site::{Overrides, Site, read_site};
 use crate::tls::Stop;
 
@@ -29,13 +31,22 @@ impl SiteSource {
     }
 }
 
-/// Reads the site again at each SIGHUP. `started` is what the server began with.
-pub(crate) async fn reload_on_signal(
-    source: SiteSource,
-    started: Site,
-    current: Arc<Current>,
-    mut stop: Stop,
-) {
+/// What a new file reaches in the running server.
+pub(crate) struct Running {
+    /// What the server began with.
+    pub(crate) started: Site,
+    /// Menus and what belongs to them.
+    pub(crate) current: Arc<Current>,
+    /// Names of nodes.
+    pub(crate) nodes: Arc<Nodes>,
+    /// The DHCP server, where there is one.
+    pub(crate) dhcp: Option<DhcpChanges>,
+    /// The DHCP settings in use.
+    pub(crate) dhcp_now: DhcpConfig,
+}
+
+/// Reads the site again at each SIGHUP.
+pub(crate) async fn reload_on_signal(source: SiteSource, mut running: Running, mut stop: Stop) {
     let mut hangups = match signal(SignalKind::hangup()) {
         Ok(hangups) => hangups,
         Err(error) => {
@@ -48,23 +59,54 @@ pub(crate) async fn reload_on_signal(
             () = stop.stopped() => return,
         }
         let reading = source.clone();
-        match blocking(move || reading.read()).await.and_then(|site| site) {
-            Ok(site) => take(&started, &site, &current),
-            Err(error) => {
-                for line in format!("{error:#}").lines() {
-                    tracing::error!("{line}");
-                }
-                tracing::error!("the site file was not taken; everything stays as it was");
+        let read = blocking(move || reading.read()).await.and_then(|site| site);
+        let taken = match read {
+            Ok(site) => running.take(&site).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = taken {
+            for line in format!("{error:#}").lines() {
+                tracing::error!("{line}");
             }
+            tracing::error!("the site file was not taken; everything stays as it was");
         }
     }
 }
 
-fn take(started: &Site, site: &Site, current: &Current) {
-    let changed = current.set(site.changeable());
-    let fixed = started.fixed_differences(site);
-    if !fixed.is_empty() {
-        tracing::warn!("the site file differs in {}: that takes a restart", fixed.join(", "));
+impl Running {
+    /// Takes a file whose sections are good in themselves; all of it that can be changed, or nothing.
+    async fn take(&mut self, site: &Site) -> Result<()> {
+        let change = self.dhcp_change(site)?;
+        let changes_dhcp = change.is_some();
+        if let Some((dhcp, change)) = self.dhcp.as_ref().zip(change) {
+            dhcp.take(change).await?;
+            self.dhcp_now = site.dhcp.clone();
+        }
+        let changes_menus = self.current.set(site.changeable());
+        self.nodes.set_names(&site.nodes);
+        let fixed = self.started.fixed_differences(site);
+        if !fixed.is_empty() {
+            tracing::warn!("the site file differs in {}: that takes a restart", fixed.join(", "));
+        }
+        if fixed.iter().any(|section| section.starts_with("dhcp.")) {
+            tracing::warn!(
+                "until then all settings of DHCP stay as they were, and so do the addresses of nodes"
+            );
+        }
+        tracing::info!(menus = changes_menus, dhcp = changes_dhcp, "read the site file again");
+        Ok(())
     }
-    tracing::info!(changed, "read the site file again");
+
+    /// The DHCP settings of the file, if they are others and can be taken now.
+    fn dhcp_change(&self, site: &Site) -> Result<Option<DhcpChange>> {
+        let fixed = |dhcp: &DhcpConfig| (dhcp.mode, dhcp.unprobed);
+        let Some(dhcp) = self.dhcp.as_ref().filter(|_| site.dhcp != self.dhcp_now) else { return Ok(None) };
+        if fixed(&site.dhcp) != fixed(&self.started.dhcp) {
+            return Ok(None);
+        }
+        dhcp.check(&site.dhcp).context("the DHCP settings do not fit this machine's network")
+    }
 }
+
+#[cfg(test)]
+mod tests;

@@ -25,7 +25,7 @@ use crate::netboot::{BOOT_FILES_DIR, Netboot, NetbootConfig};
 use crate::nodes::{NodeRules, Nodes};
 use crate::policy::{Policy, Relays};
 use crate::privileges::Bound;
-use crate::reload::{self, SiteSource};
+use crate::reload::{self, Running, SiteSource};
 use crate::site::Site;
 use crate::state::StateDir;
 use crate::swarm_service::SwarmService;
@@ -35,7 +35,7 @@ use crate::{admin_api, agent_api};
 
 /// Silence, finished deployments and old tokens are looked for so often.
 const TICK: Duration = Duration::from_secs(1);
-/// Old tokens are forgotten every so many ticks.
+/// Old tokens and machines that never came are forgotten every so many ticks.
 const PRUNE_TICKS: u64 = 600;
 /// Parts that are told to stop get so long.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
@@ -112,7 +112,14 @@ pub(crate) async fn serve(
     // Every socket is bound; whatever comes from a node is read without any right.
     bound.map(Bound::drop_all).transpose()?;
     announce_start(&app, admin_address);
-    parts.spawn(reload::reload_on_signal(source, app.site.clone(), current, stop.clone()));
+    let running = Running {
+        started: app.site.clone(),
+        current,
+        nodes: Arc::clone(&app.nodes),
+        dhcp: front.netboot.as_ref().and_then(Netboot::dhcp_changes),
+        dhcp_now: app.site.dhcp.clone(),
+    };
+    parts.spawn(reload::reload_on_signal(source, running, stop.clone()));
     wait_for_signal().await?;
     tracing::info!("stopping");
     stopper.send_replace(true);
@@ -169,7 +176,7 @@ async fn start_front(
         nodes: Arc::clone(&opened.nodes),
         bundle: Arc::clone(&opened.bundle),
         site: Arc::clone(current),
-        once: OnceBook::new(opened.store.clone()),
+        once: OnceBook::open(opened.store.clone())?,
         relays: Relays::default(),
     });
     let netboot = Netboot::start(config, policy, opened.store.clone(), swarm.router()).await?;
@@ -202,6 +209,7 @@ async fn keep_house(app: Arc<App>, mut stop: Stop) {
             house.nodes.tick(now_unix_ms);
             if tick % PRUNE_TICKS == 0 {
                 house.nodes.prune_tokens(now_unix_ms)?;
+                house.nodes.prune(now_unix_ms)?;
             }
             house.deployments.close_done(&house.nodes.active_deployments(), now_unix_ms)
         });

@@ -13,7 +13,10 @@ use crate::raw::{
     OneOrMore, Problem, RawChoice, RawEntry, RawGroup, RawMatch, RawMenu, RawProgram, RawUser, Sections,
 };
 use crate::select::{Glob, Match};
-use crate::text::{BUILT_IN, Location, Template, VALUE_BYTES_MAX, is_harmless, is_name, is_variable_name};
+use crate::text::{
+    BUILT_IN, Location, Template, Unfit, VALUE_BYTES_MAX, has_operator, is_harmless, is_name,
+    is_variable_name,
+};
 
 /// Lines of one menu; more fit no screen and no patience.
 const ITEMS_MAX: usize = 100;
@@ -108,19 +111,16 @@ impl Checker {
             ..Menus::default()
         };
         for (name, span, user) in sections.users {
-            self.name("user", &name, &span);
-            menus.users.insert(name, self.user(&user));
+            let (named, user) = (self.name("user", &name, &span), self.user(&user));
+            menus.users.extend(named.then_some((name, user)));
         }
         for (name, span, entry) in sections.entries {
-            self.name("entry", &name, &span);
-            if let Some(entry) = self.entry(&name, &span, &entry) {
-                menus.entries.insert(name, entry);
-            }
+            let (named, entry) = (self.name("entry", &name, &span), self.entry(&name, &span, &entry));
+            menus.entries.extend(entry.filter(|_| named).map(|entry| (name, entry)));
         }
         for (name, span, menu) in &sections.menus {
-            self.name("menu", name, span);
-            let checked = self.menu(name, span, menu);
-            menus.menus.insert(name.clone(), checked);
+            let (named, menu) = (self.name("menu", name, span), self.menu(name, span, menu));
+            menus.menus.extend(named.then(|| (name.clone(), menu)));
         }
         for (name, span, group) in sections.groups {
             self.name("group", &name, &span);
@@ -135,13 +135,15 @@ impl Checker {
         menus
     }
 
-    fn name(&mut self, kind: &str, name: &str, span: &Range<usize>) {
+    /// Whether something can be named so; what cannot never gets into the model, since names get into scripts.
+    fn name(&mut self, kind: &str, name: &str, span: &Range<usize>) -> bool {
         if !is_name(name) {
             let what = format!(
                 "{kind} `{name}` cannot be named so; write up to 40 of a-z, 0-9, - and _, a letter or digit first"
             );
             self.problem(span.clone(), what);
         }
+        is_name(name)
     }
 
     fn vars(&mut self, vars: &BTreeMap<String, Spanned<String>>) -> BTreeMap<String, String> {
@@ -158,6 +160,9 @@ impl Checker {
                     "variable `{name}` has {symbol:?}, which a boot script cannot carry; write it without, or as %XX in a URL"
                 );
                 self.problem(value.span(), what);
+            }
+            if has_operator(value.get_ref()) {
+                self.problem(value.span(), format!("variable `{name}`: {}", Unfit::Operator));
             }
             if value.get_ref().len() > VALUE_BYTES_MAX {
                 self.problem(
@@ -211,18 +216,13 @@ impl Checker {
             let what = "user.digest must be 32 hex digits; `pxe-server menu password NAME` prints it";
             self.problem(user.digest.span(), what);
         }
-        if let Some(grub) = &user.grub {
-            let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'.';
-            if !grub.get_ref().starts_with("grub.pbkdf2.sha512.") || !grub.get_ref().bytes().all(plain) {
-                let what =
-                    "user.grub must begin with grub.pbkdf2.sha512; `pxe-server menu password NAME` prints it";
-                self.problem(grub.span(), what);
-            }
+        if let Some(grub) = user.grub.as_ref().filter(|grub| !is_grub_hash(grub.get_ref())) {
+            let what =
+                "user.grub must begin with grub.pbkdf2.sha512; `pxe-server menu password NAME` prints it";
+            self.problem(grub.span(), what);
         }
-        User {
-            digest: digest.to_ascii_lowercase(),
-            grub: user.grub.as_ref().map(|grub| grub.get_ref().clone()),
-        }
+        let grub = user.grub.as_ref().map(|grub| grub.get_ref().clone());
+        User { digest: digest.to_ascii_lowercase(), grub: grub.filter(|hash| is_grub_hash(hash)) }
     }
 
     fn entry(&mut self, name: &str, span: &Range<usize>, raw: &RawEntry) -> Option<Entry> {
@@ -245,7 +245,7 @@ impl Checker {
             self.problem(span.clone(), what);
         }
         let kind = kinds.into_iter().next()?;
-        Some(Entry { title, key, users, firmware, kind })
+        Some(Entry { title, key, users: users?, firmware, kind })
     }
 
     fn kinds(&mut self, raw: &RawEntry) -> Vec<Kind> {
@@ -345,17 +345,21 @@ impl Checker {
             "exit1" => Some(Local::Exit1),
             "exit0" => Some(Local::Exit0),
             "sanboot" => Some(Local::Sanboot),
+            "ignore" => Some(Local::Ignore),
             _ => None,
         };
         if found.is_none() {
-            let what =
-                format!("local = \"{}\" is unknown; write auto, exit1, exit0 or sanboot", text.get_ref());
+            let what = format!(
+                "local = \"{}\" is unknown; write auto, exit1, exit0, sanboot or ignore",
+                text.get_ref()
+            );
             self.problem(text.span(), what);
         }
         found
     }
 
-    fn users_of(&mut self, names: Option<&[Spanned<String>]>) -> Vec<String> {
+    /// `None` if one of them is no name: without it the entry would be everybody's.
+    fn users_of(&mut self, names: Option<&[Spanned<String>]>) -> Option<Vec<String>> {
         for name in names.unwrap_or_default() {
             if !self.users.contains(name.get_ref()) {
                 let what = format!(
@@ -365,7 +369,8 @@ impl Checker {
                 self.problem(name.span(), what);
             }
         }
-        names.unwrap_or_default().iter().map(|name| name.get_ref().clone()).collect()
+        let all = names.unwrap_or_default();
+        all.iter().map(|name| Some(name.get_ref().clone()).filter(|name| is_name(name))).collect()
     }
 
     fn menu(&mut self, name: &str, span: &Range<usize>, raw: &RawMenu) -> Menu {
@@ -443,7 +448,7 @@ impl Checker {
                 format!("{field}: there is no section [{section}]; add it or correct the name{other}"),
             );
         }
-        known.then_some(start)
+        known.then_some(start).filter(|_| is_name(name.trim_start_matches('>')))
     }
 
     /// Where a node goes by itself: not to a prompt.
@@ -582,6 +587,11 @@ impl Checker {
             }
         }
     }
+}
+
+fn is_grub_hash(text: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'.';
+    text.starts_with("grub.pbkdf2.sha512.") && text.bytes().all(plain)
 }
 
 fn uuid(text: &str) -> Option<String> {

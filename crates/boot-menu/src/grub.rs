@@ -103,14 +103,15 @@ pub fn message(text: &str) -> String {
 pub fn local(firmware: Firmware, style: Local) -> String {
     let mut text = String::from("echo 'ESIR: booting from the local disk'\n");
     match (firmware, style) {
-        (Firmware::Bios, Local::Auto | Local::Sanboot) => {
+        (Firmware::Bios, Local::Auto | Local::Sanboot | Local::Ignore) => {
             text.push_str("set root='(hd0)'\nchainloader +1\nboot\n")
         }
         // An ended GRUB leaves it to the firmware what comes next, and some firmware stops; the disk's own loader does not.
-        (Firmware::Uefi | Firmware::SecureBoot, Local::Auto | Local::Sanboot) => text.push_str(
-            "if search --no-floppy --set=root --file /EFI/BOOT/BOOTX64.EFI; then\n  \
+        (Firmware::Uefi | Firmware::SecureBoot, Local::Auto | Local::Sanboot | Local::Ignore) => text
+            .push_str(
+                "if search --no-floppy --set=root --file /EFI/BOOT/BOOTX64.EFI; then\n  \
              chainloader /EFI/BOOT/BOOTX64.EFI\n  boot\nfi\n",
-        ),
+            ),
         (_, Local::Exit0 | Local::Exit1) => {}
     }
     text.push_str("exit\n");

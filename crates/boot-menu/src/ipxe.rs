@@ -196,7 +196,7 @@ impl Script<'_> {
         self.line("echo ESIR: booting from the local disk");
         let sanboot = match style {
             Local::Sanboot => true,
-            Local::Auto => self.plan.firmware == Firmware::Bios,
+            Local::Auto | Local::Ignore => self.plan.firmware == Firmware::Bios,
             Local::Exit0 | Local::Exit1 => false,
         };
         if sanboot {

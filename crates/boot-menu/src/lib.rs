@@ -29,7 +29,7 @@ pub use model::{Entry, Firmware, Item, Kind, Local, Menu, Menus, Program, Start,
 pub use raw::{Problem, RawChoice, SECTIONS, Sections};
 pub use resolve::{Plan, Ready, Step};
 pub use select::{Facts, MacGlob, Subnet};
-pub use text::{Location, Template};
+pub use text::{Location, Template, kernel_words_problem};
 
 /// Where the server is, as nodes reach it, and how they ask it for more.
 #[derive(Clone, Debug, PartialEq, Eq)]

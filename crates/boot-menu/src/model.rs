@@ -126,6 +126,9 @@ pub enum Local {
     Exit0,
     /// Start the first disk's boot sector.
     Sanboot,
+    /// Leave the node's DHCP unanswered while its own disk is what it gets, so that its firmware never begins a network
+    /// boot. A loader that runs already is told what [`Local::Auto`] says.
+    Ignore,
 }
 
 /// One page of choices.
@@ -188,6 +191,16 @@ impl Menus {
         !says(&self.default)
             && !self.groups.iter().any(|group| says(&group.choice))
             && !self.nodes.iter().any(|node| says(&node.choice))
+    }
+
+    /// As [`Self::is_empty`], and it leaves no node alone that boots from its own disk.
+    #[must_use]
+    pub fn is_silent(&self) -> bool {
+        let alone = |choice: &Choice| choice.local == Some(Local::Ignore);
+        self.is_empty()
+            && !alone(&self.default)
+            && !self.groups.iter().any(|group| alone(&group.choice))
+            && !self.nodes.iter().any(|node| alone(&node.choice))
     }
 
     /// Names of all entries, then of all menus.

@@ -60,7 +60,7 @@ pub(crate) struct RawEntry {
     pub(crate) deploy: Option<Spanned<bool>>,
     /// The agent without a task: it reports the hardware.
     pub(crate) inventory: Option<Spanned<bool>>,
-    /// `auto`, `exit1`, `exit0` or `sanboot`; `auto` takes the group's way.
+    /// `auto`, `exit1`, `exit0`, `sanboot` or `ignore`; `auto` takes the group's way.
     pub(crate) local: Option<Spanned<String>>,
     /// A Linux kernel: file or URL.
     pub(crate) kernel: Option<Spanned<String>>,
@@ -165,7 +165,7 @@ pub struct RawChoice {
     pub once: Option<Spanned<String>>,
     /// An entry, or `>menu`, after `once`. Default: `menu` or `boot`.
     pub then: Option<Spanned<String>>,
-    /// `auto`, `exit1`, `exit0` or `sanboot`: how these nodes get to their own disk.
+    /// `auto`, `exit1`, `exit0`, `sanboot` or `ignore`: how these nodes get to their own disk.
     pub local: Option<Spanned<String>>,
     /// Variables.
     #[serde(default)]

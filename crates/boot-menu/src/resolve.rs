@@ -75,32 +75,38 @@ impl Menus {
         had: impl Fn(&str) -> bool,
     ) -> Option<Plan<'a>> {
         let rules = self.rules(facts);
-        let mut start = None;
-        let mut once_name = None;
-        for (name, choice) in &rules {
-            if let Some(once) = &choice.once {
-                let id = once_id(name, once);
-                if !had(&id) {
-                    start = Some(once.clone());
-                    once_name = Some(id);
-                    break;
-                }
-            }
-            if let Some(next) = choice.then.as_ref().or(choice.start.as_ref()) {
-                start = Some(next.clone());
-                break;
-            }
-        }
+        let (start, once) = first_start(&rules, had)?;
         let local = rules.iter().find_map(|(_, choice)| choice.local).unwrap_or(Local::Auto);
-        let start = start?;
         Some(Plan {
-            start,
-            once: once_name,
+            start: start.clone(),
+            once,
             menus: self,
             values: self.values(facts, server, &rules),
             local,
             firmware: facts.firmware,
         })
+    }
+
+    /// How a node gets to its own disk, if that is what it gets without anybody's choice; `owes_nothing` says whether the
+    /// server has nothing else for it. `None`: it gets something else, or a menu.
+    #[must_use]
+    pub fn own_disk(&self, facts: &Facts, owes_nothing: bool, had: impl Fn(&str) -> bool) -> Option<Local> {
+        let rules = self.rules(facts);
+        let local = rules.iter().find_map(|(_, choice)| choice.local).unwrap_or(Local::Auto);
+        let by_server = owes_nothing.then_some(local);
+        match first_start(&rules, had) {
+            None => by_server,
+            Some((Start::Menu(_), _)) => None,
+            Some((Start::Entry(name), _)) => {
+                // On other firmware such an entry says that it is not for this machine.
+                let entry = self.entries.get(name).filter(|entry| entry.firmware.is_empty())?;
+                match &entry.kind {
+                    Kind::Local(style) => Some(style.unwrap_or(local)),
+                    Kind::Deploy => by_server,
+                    _ => None,
+                }
+            }
+        }
     }
 
     /// An entry alone, as [`Menus::resolve`] would give it as the start: for one that was chosen from a menu.
@@ -176,6 +182,20 @@ impl Menus {
         }
         values
     }
+}
+
+/// What a node starts with, and the `once` rule that made it so.
+fn first_start<'a>(
+    rules: &[(String, &'a Choice)],
+    had: impl Fn(&str) -> bool,
+) -> Option<(&'a Start, Option<String>)> {
+    rules.iter().find_map(|(name, choice)| {
+        let once = choice.once.as_ref().map(|once| (once, once_id(name, once)));
+        match once.filter(|(_, id)| !had(id)) {
+            Some((once, id)) => Some((once, Some(id))),
+            None => choice.then.as_ref().or(choice.start.as_ref()).map(|start| (start, None)),
+        }
+    })
 }
 
 /// A rule that is changed in the file is a new one, and every node has it once more.

@@ -297,6 +297,18 @@ fn every_mistake_is_named_with_what_to_write() {
         ],
     );
     problems(
+        "[vars]\na = 'b && c'\n[group.g]\nvars = { b = 'x\ty', c = 'd#e' }\n[entry.k]\nkernel = 'k'\nargs = 'a && b'\n\
+         [entry.l]\nkernel = 'k'\nargs = 'a || b'\n[entry.m]\ntitle = 'M'\nkernel = 'k'\nargs = \"a 'b'\"\n",
+        &[
+            "variable `a`: `&&` cannot stand alone",
+            "variable `b` has '\\t'",
+            "variable `c` has '#'",
+            "entry.args: `&&` cannot stand alone",
+            "entry.args: '|' cannot be carried",
+            "entry.args: '\\'' cannot be carried",
+        ],
+    );
+    problems(
         "[menu.m]\ntimeout = 0\ndefault = 'l'\nitems = ['m', 'nothing']\n[entry.l]\nlocal = 'exit2'\nkey = 'F1'\n",
         &[
             "write \">m\" for the menu",
@@ -304,7 +316,7 @@ fn every_mistake_is_named_with_what_to_write() {
             "must have 1 to 100 items",
             "is not among the items",
             "menu.timeout = 0",
-            "write auto, exit1, exit0 or sanboot",
+            "write auto, exit1, exit0, sanboot or ignore",
             "is no key",
         ],
     );
@@ -453,4 +465,57 @@ proptest! {
         let (menus, _) = check(sections, vec![]);
         render_all(&menus, &facts("52:54:00:00:00:01", Firmware::Bios));
     }
+}
+
+#[test]
+fn words_of_the_agent_s_command_line_are_only_words() {
+    for good in ["", "console=ttyS1,115200", "a.b=c:d/e+f@g%h i_j-k", "  two   blanks "] {
+        assert_eq!(crate::kernel_words_problem(good), None, "{good}");
+    }
+    for (bad, why) in [
+        ("a || shell", "'|'"),
+        ("a && b", "'&'"),
+        ("${net0/mac}", "'$'"),
+        ("a # b", "'#'"),
+        ("a;b", "';'"),
+        ("a=\"b c\"", "'\"'"),
+        ("a\\b", "'\\\\'"),
+        ("it's", "'\\''"),
+        ("a\nb", "'\\n'"),
+        ("\u{e4}", "'\u{e4}'"),
+        ("a -- b", "behind `--`"),
+        ("x initrd=other.img", "`initrd` is the server's own word"),
+        ("esir.token=mine", "`esir.token` is the server's own word"),
+        ("BOOTIF=01", "`BOOTIF` is the server's own word"),
+        (&"x".repeat(1025), "longer than 1024 bytes"),
+    ] {
+        let problem = crate::kernel_words_problem(bad).unwrap_or_default();
+        assert!(problem.contains(why), "{bad}: {problem}");
+    }
+}
+
+#[test]
+fn own_disk_is_known_before_a_node_is_answered() {
+    let menus = menus(
+        "[entry.disk]\nlocal = 'auto'\n[entry.never]\nlocal = 'ignore'\n[entry.deploy]\ndeploy = true\n\
+         [entry.hw]\ninventory = true\n[entry.old]\nlocal = 'auto'\nfirmware = ['bios']\n[menu.m]\nitems = ['disk']\n\
+         [default]\nlocal = 'ignore'\n[group.a]\nmatch = { mac = '52:54:00:00:00:0a' }\nboot = 'deploy'\nlocal = 'exit0'\n\
+         [group.b]\nmatch = { mac = '52:54:00:00:00:0b' }\nboot = 'disk'\n\
+         [group.c]\nmatch = { mac = '52:54:00:00:00:0c' }\nmenu = 'm'\n\
+         [group.d]\nmatch = { mac = '52:54:00:00:00:0d' }\nonce = 'hw'\nthen = 'never'\nlocal = 'exit1'\n\
+         [group.e]\nmatch = { mac = '52:54:00:00:00:0e' }\nboot = 'old'\n",
+        vec![],
+    );
+    assert!(!menus.is_silent() && Menus::default().is_silent());
+    let disk = |mac: &str, owes_nothing, had: bool| {
+        let facts = facts(&format!("52:54:00:00:00:{mac}"), Firmware::Uefi);
+        menus.own_disk(&facts, owes_nothing, |_| had)
+    };
+    assert_eq!(disk("01", true, false), Some(Local::Ignore), "no rule but the way to the disk");
+    assert_eq!(disk("01", false, false), None, "a deployment is owed to it");
+    assert_eq!((disk("0a", true, false), disk("0a", false, false)), (Some(Local::Exit0), None));
+    assert_eq!(disk("0b", false, false), Some(Local::Ignore), "whatever is owed to it");
+    assert_eq!(disk("0c", true, false), None, "somebody may choose");
+    assert_eq!((disk("0d", true, false), disk("0d", false, true)), (None, Some(Local::Ignore)));
+    assert_eq!(disk("0e", true, false), None, "its firmware is not known yet");
 }

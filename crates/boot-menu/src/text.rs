@@ -18,6 +18,11 @@ const TITLE_CHARS_MAX: usize = 70;
 /// Longest text of a node; serial numbers have 10 to 30 characters.
 const FACT_CHARS_MAX: usize = 64;
 
+/// What may stand in words of the agent's kernel command line beside letters and digits.
+const KERNEL_SYMBOLS: &str = " -_.,:/=+@%";
+/// The kernel's command line has 2,048 bytes on x86; ours takes 300 of them.
+const KERNEL_WORDS_BYTES_MAX: usize = 1024;
+
 /// Variables that the server fills in for each node.
 pub(crate) const BUILT_IN: [&str; 7] = ["server", "mac", "uuid", "serial", "name", "address", "firmware"];
 
@@ -92,6 +97,9 @@ impl Template {
             rest = after;
         }
         parts.push(plain(rest)?);
+        if has_operator(text) {
+            return Err(Unfit::Operator);
+        }
         Ok(Self { parts })
     }
 
@@ -119,7 +127,7 @@ impl Template {
         if text.len() > FILLED_BYTES_MAX {
             return Err(Unfit::Long);
         }
-        if text.split(' ').any(|word| word == "&&") {
+        if has_operator(&text) {
             return Err(Unfit::Operator);
         }
         Ok(text)
@@ -133,6 +141,37 @@ impl Template {
         };
         title(&text)
     }
+}
+
+/// Whether a word of it ends a command of iPXE.
+pub(crate) fn has_operator(text: &str) -> bool {
+    text.split(' ').any(|word| word == "&&")
+}
+
+/// What keeps words of a site off the agent's kernel command line, as a sentence with what to write instead; `None` if
+/// nothing does. Stricter than what entries of menus may carry: these words stand unquoted behind the server's own.
+#[must_use]
+pub fn kernel_words_problem(text: &str) -> Option<String> {
+    let harmless = |symbol: char| symbol.is_ascii_alphanumeric() || KERNEL_SYMBOLS.contains(symbol);
+    if let Some(symbol) = text.chars().find(|symbol| !harmless(*symbol)) {
+        return Some(format!(
+            "{symbol:?} means something to a boot loader or cannot be carried by a boot script; write it without (letters, \
+             digits and `{}` go through)",
+            KERNEL_SYMBOLS.trim_start()
+        ));
+    }
+    if text.len() > KERNEL_WORDS_BYTES_MAX {
+        return Some(format!("it is longer than {KERNEL_WORDS_BYTES_MAX} bytes; shorten it"));
+    }
+    text.split(' ').find_map(|word| {
+        let name = word.split_once('=').map_or(word, |(name, _)| name);
+        match name {
+            "--" => Some("the kernel reads nothing behind `--`, and the agent neither; remove it".to_owned()),
+            "initrd" | "BOOTIF" => Some(format!("`{name}` is the server's own word; remove it")),
+            _ if name.starts_with("esir.") => Some(format!("`{name}` is the server's own word; remove it")),
+            _ => None,
+        }
+    })
 }
 
 fn plain(text: &str) -> Result<Part, Unfit> {

@@ -50,6 +50,20 @@ impl<'a> Ask<'a> {
         !self.packet.giaddr().is_unspecified()
     }
 
+    /// Whether its firmware shall believe that there is no server, and go on to its next boot device. Only questions for a
+    /// server are passed over: what has begun is brought to its end.
+    pub(crate) fn is_left_alone(&self) -> bool {
+        let looks = self.port == Port::Pxe || self.packet.kind() == Some(MessageKind::Discover);
+        let alone = match self.program {
+            // QUIRK(UEFI): whoever is offered anything by a server that it asked to boot from over HTTP takes it before its
+            // own disk or reports an error, and a server can't send it back from there as it sends iPXE back.
+            Program::UefiHttp(_) => self.hint.boots_locally,
+            Program::Ipxe | Program::PxeRom(_) => self.hint.left_alone,
+            Program::System => false,
+        };
+        looks && alone
+    }
+
     /// The server that the node chose, if that is another one.
     pub(crate) fn other_server(&self, settings: &Settings) -> Option<Ipv4Addr> {
         let chosen = self.packet.address_option(code::SERVER_ID)?;

@@ -6,14 +6,14 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use dhcp_wire::{DecodeError, EncodeError, MacAddr, MessageKind, PacketView, code};
 
 use crate::ask::Ask;
-use crate::leases::{LeaseBook, Refused};
+use crate::leases::{Held, LeaseBook, Refused};
 use crate::limit::Limiter;
 use crate::moment::Moment;
 use crate::probe::{Probes, Waiting};
 use crate::program::Program;
 use crate::record::LeaseRecord;
 use crate::reply;
-use crate::settings::{Hint, Mode, Seen, Settings, Subnet};
+use crate::settings::{Hint, Mode, POOL_ADDRESSES_MAX, Seen, Settings, Subnet};
 
 /// The socket that a packet came by, and that its answer leaves by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,6 +91,9 @@ pub enum Reason {
     /// No subnet has this relay.
     #[error("no pool for the network of relay {0}")]
     UnknownRelay(Ipv4Addr),
+    /// Its firmware shall go on to its own disk.
+    #[error("the node boots from its own disk")]
+    LeftAlone,
     /// Nothing to do with us.
     #[error("nothing to say to it")]
     NothingToSay,
@@ -108,6 +111,9 @@ pub struct Handled {
     pub action: Action,
 }
 
+/// Leases that are kept in mind though no pool has them: as many as one network has addresses.
+const HOMELESS_MAX: usize = POOL_ADDRESSES_MAX as usize;
+
 /// What was done, and the address that the node now has or may have.
 type Answered = Result<(Action, Option<Ipv4Addr>), Reason>;
 
@@ -118,27 +124,60 @@ pub struct Engine {
     books: Vec<LeaseBook>,
     limiter: Limiter,
     probes: Probes,
+    /// Leases that no pool has now, by address.
+    homeless: HashMap<u32, Held>,
 }
 
 impl Engine {
     /// A server without leases.
     #[must_use]
     pub fn new(settings: Settings) -> Self {
-        let book = |subnet: &Subnet| {
-            let edges = [subnet.prefix.network(), subnet.prefix.broadcast(), settings.server];
-            let named = subnet.router.iter().chain(&subnet.dns).chain(&subnet.relays).chain(&subnet.excluded);
-            let here = settings.reservations.iter().filter(|it| subnet.prefix.has_node(it.address));
-            let reserved: HashMap<MacAddr, u32> = here.map(|it| (it.mac, u32::from(it.address))).collect();
-            let excluded: Vec<Ipv4Addr> = edges.iter().chain(named).copied().collect();
-            LeaseBook::new(&subnet.pools, &excluded, reserved)
-        };
-        let books = settings.subnets.iter().map(book).collect();
-        Self { settings, books, limiter: Limiter::default(), probes: Probes::default() }
+        let books = books(&settings);
+        Self {
+            settings,
+            books,
+            limiter: Limiter::default(),
+            probes: Probes::default(),
+            homeless: HashMap::new(),
+        }
     }
 
-    /// Takes over a lease of the store; `false` if no pool has its address for that node.
+    /// Takes over a lease of the store; `false` if no pool has its address for that node. Settings that bring its pool
+    /// back bring it back too.
     pub fn restore(&mut self, record: &LeaseRecord, hint: Hint) -> bool {
-        self.books.iter_mut().any(|book| book.restore(record, hint.known))
+        let held = Held::from_record(record, hint.known);
+        let taken = self.books.iter_mut().any(|book| book.take_over(&held));
+        if !taken {
+            self.keep_homeless(held);
+        }
+        taken
+    }
+
+    /// Goes on with other settings, and with every lease and offer whose address is still in a pool or reserved for its
+    /// node. Of the leases of the others nothing is lost either: they are known again as soon as their pool is. Mode,
+    /// server and NIC stay what they were. The leases that run and are in no pool now.
+    pub fn reconfigure(&mut self, now: Moment, settings: Settings) -> usize {
+        let Settings { server, own_mac, mode, .. } = self.settings;
+        let settings = Settings { server, own_mac, mode, ..settings };
+        let books = std::mem::replace(&mut self.books, books(&settings));
+        self.settings = settings;
+        let homeless = std::mem::take(&mut self.homeless).into_values();
+        for held in books.into_iter().flat_map(LeaseBook::into_held).chain(homeless) {
+            let is_wanted = held.until > now || held.kept;
+            if is_wanted && !self.books.iter_mut().any(|book| book.take_over(&held)) {
+                self.keep_homeless(held);
+            }
+        }
+        // What is offered after its probe must still be the node's to have.
+        let link = self.books.first();
+        self.probes.retain(|address, mac| link.is_some_and(|link| link.is_offered(mac, address)));
+        self.homeless.values().filter(|held| held.until > now).count()
+    }
+
+    fn keep_homeless(&mut self, held: Held) {
+        if self.homeless.len() < HOMELESS_MAX {
+            self.homeless.insert(held.address, held);
+        }
     }
 
     /// Handles one packet. `hint` is asked once at most, for a node that will be answered if it can be.
@@ -223,6 +262,9 @@ impl Engine {
     }
 
     fn answer(&mut self, now: Moment, ask: &Ask<'_>) -> Answered {
+        if ask.is_left_alone() {
+            return Err(Reason::LeftAlone);
+        }
         match (ask.port, self.settings.mode) {
             (Port::Pxe, _) => self.answer_pxe(ask),
             (Port::Dhcp, Mode::Dhcp) => self.answer_dhcp(now, ask),
@@ -362,4 +404,17 @@ impl Engine {
     fn book(&mut self, ask: &Ask<'_>) -> Result<&mut LeaseBook, Reason> {
         self.books.get_mut(ask.subnet).ok_or(Reason::NothingToSay)
     }
+}
+
+/// A book for each subnet, all addresses free.
+fn books(settings: &Settings) -> Vec<LeaseBook> {
+    let book = |subnet: &Subnet| {
+        let edges = [subnet.prefix.network(), subnet.prefix.broadcast(), settings.server];
+        let named = subnet.router.iter().chain(&subnet.dns).chain(&subnet.relays).chain(&subnet.excluded);
+        let here = settings.reservations.iter().filter(|it| subnet.prefix.has_node(it.address));
+        let reserved: HashMap<MacAddr, u32> = here.map(|it| (it.mac, u32::from(it.address))).collect();
+        let excluded: Vec<Ipv4Addr> = edges.iter().chain(named).copied().collect();
+        LeaseBook::new(&subnet.pools, &excluded, reserved)
+    };
+    settings.subnets.iter().map(book).collect()
 }

@@ -8,6 +8,7 @@
 //!    +-------------------+            v v
 //!                                  quarantined
 //! ```
+//! A lease of an address that is reserved for another node since is parked until its end: nobody's, but in use.
 //! Every state but `free` has an end. Past it the address may go to another node, but as long as nobody needs
 //! it the same node gets it again: ROM, iPXE, agent and the installed system keep one address. What a known node
 //! has had goes to other known nodes only, and a reserved address to its own node only.
@@ -47,7 +48,27 @@ pub(crate) struct Offer {
     pub(crate) is_new: bool,
 }
 
-/// The addresses of one subnet. Each is free or has exactly one entry; each node has at most one entry.
+/// What a node holds, on its way from the store or from one book into another.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Held {
+    pub(crate) address: u32,
+    pub(crate) mac: MacAddr,
+    pub(crate) until: Moment,
+    /// A known node has had a lease of it.
+    pub(crate) kept: bool,
+    state: State,
+    known: bool,
+}
+
+impl Held {
+    pub(crate) fn from_record(record: &LeaseRecord, known: bool) -> Self {
+        let state = if record.quarantined { State::Quarantined } else { State::Leased };
+        let kept = known && state == State::Leased;
+        Self { address: record.address.into(), mac: record.mac, until: record.until, kept, state, known }
+    }
+}
+
+/// The addresses of one subnet. Each is free or has exactly one entry; each node has at most one entry that is its own.
 #[derive(Debug)]
 pub(crate) struct LeaseBook {
     pools: Vec<RangeInclusive<u32>>,
@@ -74,6 +95,8 @@ struct Entry {
 enum State {
     Offered,
     Leased,
+    /// Leased, but the address is reserved for another node since.
+    Parked,
     Quarantined,
 }
 
@@ -86,11 +109,16 @@ enum Rank {
 }
 
 impl Entry {
+    /// Of two addresses of one node the heavier is where it is.
+    fn weight(&self) -> (bool, Moment) {
+        (self.state == State::Leased, self.until)
+    }
+
     fn rank(&self) -> Rank {
         match self.state {
             _ if self.kept => Rank::Kept,
             State::Offered => Rank::Offer,
-            State::Leased | State::Quarantined => Rank::Lease,
+            State::Leased | State::Parked | State::Quarantined => Rank::Lease,
         }
     }
 }
@@ -122,28 +150,54 @@ impl LeaseBook {
         }
     }
 
-    /// Takes over a lease of the store; `false` if its address is not one of ours to give to that node.
-    pub(crate) fn restore(&mut self, record: &LeaseRecord, known: bool) -> bool {
-        let address = u32::from(record.address);
-        let reserved = self.reserved.get(&record.mac).copied();
-        if reserved != Some(address) && !self.free.contains(&address) {
+    /// Takes over what a node holds by the store or by former settings; `false` if its address is not one of this subnet's.
+    pub(crate) fn take_over(&mut self, held: &Held) -> bool {
+        let Held { address, mac, until, known, .. } = *held;
+        let reserved = self.reserved.get(&mac).copied();
+        let is_others = self.reserved_addresses.contains(&address) && reserved != Some(address);
+        if reserved != Some(address) && !is_others && !self.free.contains(&address) {
             return false;
         }
-        // The node has a reservation now, but may go on with its old address for the rest of the lease.
-        let moved = reserved.is_some_and(|reserved| reserved != address);
-        let state = if record.quarantined || moved { State::Quarantined } else { State::Leased };
-        if state == State::Leased
-            && let Some(&other) = self.by_mac.get(&record.mac)
-        {
-            // The node moved while its old lease stood in the store: the later one counts.
-            if self.entries.get(&other).is_some_and(|entry| entry.until >= record.until) {
-                return true;
+        // It is reserved for another node now, but this one uses it for the rest of its lease, whatever is said here. It is
+        // told no when it asks for more time.
+        let state = match held.state {
+            State::Offered if is_others => return true,
+            State::Leased | State::Parked if is_others => State::Parked,
+            State::Leased | State::Parked => State::Leased,
+            other => other,
+        };
+        let is_own = matches!(state, State::Leased | State::Offered);
+        let entry = Entry { mac, until, state, known, kept: held.kept && is_own };
+        let other = self.by_mac.get(&mac).copied().filter(|_| is_own);
+        match (other, reserved) {
+            // It has another one reserved, and this one until it moves there, or for the rest of the lease.
+            (Some(other), Some(own)) if own != address => {
+                self.insert(address, entry);
+                self.by_mac.insert(mac, other);
             }
-            self.vacate(other);
+            // The node moved while its old lease stood in the store: the later one counts, and no offer before a lease.
+            (Some(other), None)
+                if self.entries.get(&other).is_some_and(|other| other.weight() >= entry.weight()) => {}
+            (Some(other), None) => {
+                self.vacate(other);
+                self.insert(address, entry);
+            }
+            _ => self.insert(address, entry),
         }
-        let kept = known && state == State::Leased;
-        self.insert(address, Entry { mac: record.mac, until: record.until, state, known, kept });
         true
+    }
+
+    /// All that nodes hold.
+    pub(crate) fn into_held(self) -> impl Iterator<Item = Held> {
+        self.entries.into_iter().map(|(address, entry)| {
+            let Entry { mac, until, state, known, kept } = entry;
+            Held { address, mac, until, state, known, kept }
+        })
+    }
+
+    /// Whether this address is on offer to this node.
+    pub(crate) fn is_offered(&self, mac: MacAddr, address: Ipv4Addr) -> bool {
+        self.held(mac, address).is_some_and(|entry| entry.state == State::Offered)
     }
 
     /// The address that the node should have, held for [`OFFER_HOLD`]: its own, else the one it wants if that is
@@ -156,8 +210,7 @@ impl LeaseBook {
         wanted: Option<Ipv4Addr>,
     ) -> Option<Offer> {
         let until = now.after(OFFER_HOLD);
-        let own = self.reserved.get(&mac).or_else(|| self.by_mac.get(&mac)).copied();
-        if let Some(address) = own {
+        if let Some(address) = self.own(now, mac) {
             let entry = self.entries.get(&address).copied();
             // A lease that lasts longer stays as it is.
             if entry.is_none_or(|entry| entry.until < until) {
@@ -183,8 +236,8 @@ impl LeaseBook {
         lease: Duration,
     ) -> Result<LeaseRecord, Refused> {
         let number = u32::from(address);
-        match self.reserved.get(&mac).or_else(|| self.by_mac.get(&mac)) {
-            Some(&own) if own == number => {}
+        match self.own(now, mac) {
+            Some(own) if own == number => {}
             _ if !self.is_ours(number) => return Err(Refused::NotInPool),
             Some(_) => return Err(Refused::HasAnother),
             // Not ours to know (we were restarted after the offer), but free: it may keep what it asks for.
@@ -203,7 +256,7 @@ impl LeaseBook {
         match entry.state {
             State::Offered if entry.kept => self.insert(address, Entry { until: now, ..entry }),
             State::Offered => self.vacate(address),
-            State::Leased | State::Quarantined => {}
+            State::Leased | State::Parked | State::Quarantined => {}
         }
     }
 
@@ -230,6 +283,15 @@ impl LeaseBook {
     /// Whether the address belongs to this node by reservation.
     pub(crate) fn is_reserved(&self, mac: MacAddr, address: Ipv4Addr) -> bool {
         self.reserved.get(&mac) == Some(&u32::from(address))
+    }
+
+    /// The address that is the node's: by reservation, unless a former holder's lease of it still runs; else what it has.
+    fn own(&self, now: Moment, mac: MacAddr) -> Option<u32> {
+        let others = |address: &u32| {
+            self.entries.get(address).is_some_and(|entry| entry.mac != mac && entry.until > now)
+        };
+        let reserved = self.reserved.get(&mac).filter(|address| !others(address));
+        reserved.or_else(|| self.by_mac.get(&mac)).copied()
     }
 
     fn quarantine(&mut self, now: Moment, mac: MacAddr, address: Ipv4Addr) -> LeaseRecord {
@@ -303,7 +365,7 @@ impl LeaseBook {
     fn insert(&mut self, address: u32, entry: Entry) {
         self.remove(address);
         self.free.remove(&address);
-        if entry.state != State::Quarantined {
+        if matches!(entry.state, State::Offered | State::Leased) {
             self.by_mac.insert(entry.mac, address);
         }
         if !self.reserved_addresses.contains(&address) {

@@ -91,6 +91,12 @@ impl Probes {
         Some((address, self.remove(address)?))
     }
 
+    /// Gives up every offer but those that may go on; the others' nodes ask again.
+    pub(crate) fn retain(&mut self, goes_on: impl Fn(Ipv4Addr, MacAddr) -> bool) {
+        self.waiting.retain(|address, waiting| goes_on(*address, waiting.mac));
+        self.by_end.retain(|(_, address)| self.waiting.contains_key(address));
+    }
+
     fn remove(&mut self, address: Ipv4Addr) -> Option<Waiting> {
         let waiting = self.waiting.remove(&address)?;
         self.by_end.remove(&(waiting.until, address));

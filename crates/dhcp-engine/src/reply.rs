@@ -84,9 +84,6 @@ pub(crate) fn set_boot(message: &mut Message, ask: &Ask<'_>, settings: &Settings
             };
             true
         }
-        // QUIRK(UEFI): whoever is offered a boot over HTTP takes it before its own disk, and a server can't send
-        // it back from there as it sends iPXE back.
-        Program::UefiHttp(_) if ask.hint.boots_locally => false,
         Program::UefiHttp(Architecture::X64) => {
             let Some(url) = &boot.x64_http_url else { return Ok(false) };
             // Without option 60 the firmware takes the answer for one of plain DHCP.

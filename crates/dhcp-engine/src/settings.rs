@@ -106,6 +106,8 @@ pub struct Hint {
     pub known: bool,
     /// It shall boot from its own disk now.
     pub boots_locally: bool,
+    /// And its firmware is to get no offer then: it goes on to its next boot device, which it does not from every loader.
+    pub left_alone: bool,
 }
 
 /// What a DHCP packet says of a node. All of it is unauthenticated text from the wire.

@@ -7,6 +7,7 @@ mod probes;
 mod programs;
 mod proxy;
 mod relays;
+mod settings_change;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -71,6 +72,7 @@ struct World {
     probed: Vec<Ipv4Addr>,
     known: Vec<MacAddr>,
     local: Vec<MacAddr>,
+    alone: Vec<MacAddr>,
 }
 
 impl World {
@@ -89,6 +91,7 @@ impl World {
             probed: Vec::new(),
             known: Vec::new(),
             local: Vec::new(),
+            alone: Vec::new(),
         }
     }
 
@@ -97,17 +100,25 @@ impl World {
     }
 
     fn hint(&self) -> impl Fn(MacAddr) -> Hint + use<> {
-        let (known, local) = (self.known.clone(), self.local.clone());
-        move |mac| Hint { known: known.contains(&mac), boots_locally: local.contains(&mac) }
+        let (known, local, alone) = (self.known.clone(), self.local.clone(), self.alone.clone());
+        move |mac| Hint {
+            known: known.contains(&mac),
+            boots_locally: local.contains(&mac) || alone.contains(&mac),
+            left_alone: alone.contains(&mac),
+        }
     }
 
     /// The server is killed and started again: only what is in the store is left.
     fn restart(&mut self) {
+        assert_eq!(self.restart_with_what_fits(), self.stored.len());
+    }
+
+    /// Likewise, where not every lease is of a pool; how many are.
+    fn restart_with_what_fits(&mut self) -> usize {
         self.engine = Engine::new(self.settings.clone());
-        for (key, value) in &self.stored {
-            let record = LeaseRecord::read(key, value).unwrap();
-            assert!(self.engine.restore(&record, self.hint()(record.mac)));
-        }
+        let records = self.stored.iter().map(|(key, value)| LeaseRecord::read(key, value).unwrap());
+        let hint = self.hint();
+        records.filter(|record| self.engine.restore(record, hint(record.mac))).count()
     }
 
     fn send_to(&mut self, port: Port, source: SocketAddrV4, bytes: &[u8]) -> Option<Reply> {

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, ensure};
-use boot_menu::{Facts, Server, preview};
+use boot_menu::{Facts, Local, Server, preview};
 use clap::{Args, Subcommand, ValueEnum};
 use dhcp_wire::MacAddr;
 use nix::sys::termios::{LocalFlags, SetArg, tcgetattr, tcsetattr};
@@ -111,6 +111,11 @@ fn preview(arguments: &NodeArguments) -> Result<()> {
     let name = sample_name(&site, arguments.name.clone(), arguments.mac);
     let facts = Facts { relay: arguments.relay, ..menus::facts(&request, name, None) };
     let server = server(&site);
+    if site.menus.own_disk(&facts, true, |_| arguments.again) == Some(Local::Ignore) {
+        println!(
+            "local = \"ignore\": while this node's own disk is what it gets, its firmware is not answered and never sees this:"
+        );
+    }
     match site.menus.resolve(&facts, &server, |_| arguments.again) {
         Some(plan) => print!("{}", preview::draw(&plan)),
         None => println!("no menu: the node gets what the server has for it, else it boots its own disk"),

@@ -12,7 +12,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use boot_menu::Menus;
 
 pub(crate) use answer::{Give, answer, facts};
-pub(crate) use once::OnceBook;
+pub(crate) use once::{OnceBook, once_key};
 
 /// What of the site can change while the server runs.
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -5,6 +5,7 @@
 //! Read first: [`Netboot`], [`NetbootConfig`], [`BootPolicy`].
 
 mod boot_files;
+mod change;
 mod dhcp;
 mod http;
 mod menu_files;
@@ -30,6 +31,7 @@ use self::router::{Booting, NoRouter};
 use self::tftp::Tftp;
 
 pub(crate) use self::http::{BootPeers, SharedPeers};
+pub(crate) use change::{DhcpChange, DhcpChanges};
 pub(crate) use dhcp::{DEFAULT_LEASE, DhcpConfig, DhcpMode, Network};
 pub(crate) use http::{REALM, md5_hex, script_url, told};
 pub(crate) use policy::{
@@ -68,6 +70,7 @@ pub(crate) struct Netboot {
     _no_router: Option<NoRouter>,
     http_address: SocketAddrV4,
     peers: Option<SharedPeers>,
+    changes: Option<DhcpChanges>,
 }
 
 /// What the services have done since they began.
@@ -142,7 +145,7 @@ impl Netboot {
             x64_http_url: x64_http.map(|name| http::file_url(http_address, &name)),
         };
         let place = Place { server: address, prefix, mac: dhcp::own_mac(&config.interface) };
-        let settings = dhcp::settings(&config.dhcp, place, boot)?;
+        let settings = dhcp::settings(&config.dhcp, place, boot.clone())?;
         let racks = settings.as_ref().map_or_else(
             || vec![prefix],
             |settings| settings.subnets.iter().map(|subnet| subnet.prefix).collect(),
@@ -180,7 +183,13 @@ impl Netboot {
         info!(
             interface = config.interface, %address, network = %prefix, http = %http_address, "waiting for nodes"
         );
-        Ok(Self { dhcp, tftp, http, _no_router: no_router, http_address, peers })
+        let changes = dhcp.as_ref().map(|dhcp| DhcpChanges {
+            place,
+            boot,
+            to_server: dhcp.changes(),
+            peers: peers.clone(),
+        });
+        Ok(Self { dhcp, tftp, http, _no_router: no_router, http_address, peers, changes })
     }
 
     /// Address and port of scripts and boot files, as nodes reach them.
@@ -191,6 +200,11 @@ impl Netboot {
     /// Who serves boot files to others; `None` where nobody does.
     pub(crate) fn peers(&self) -> Option<&SharedPeers> {
         self.peers.as_ref()
+    }
+
+    /// How the running DHCP server gets other settings; `None` where there is none.
+    pub(crate) fn dhcp_changes(&self) -> Option<DhcpChanges> {
+        self.changes.clone()
     }
 
     /// What the services have done so far.
@@ -261,4 +275,4 @@ pub(crate) fn port_user(is_tcp: bool, port: u16) -> Option<String> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -8,6 +8,8 @@ use dhcp_wire::MacAddr;
 
 use super::*;
 
+pub(crate) use super::dhcp::tests::Stranger;
+
 /// Set to anything, tests write what they see instead of comparing; then look at the difference with git.
 const REFRESH: &str = "ESIR_REFRESH_GOLDENS";
 
@@ -47,11 +49,11 @@ impl BootPolicy for AgentForAll {
 }
 
 /// A network namespace for a node, joined by a cable to the namespace of the calling thread.
-pub(super) struct NodeSpace(std::process::Child);
+pub(crate) struct NodeSpace(std::process::Child);
 
 impl NodeSpace {
     /// The server's end is `server0` with 10.77.0.1/24, the node's is `node0`, up and without address.
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let holder = Command::new("unshare").args(["--net", "sleep", "600"]).spawn().expect("unshare starts");
         let space = Self(holder);
         // Until unshare has made its namespace, its pid stands for ours.
@@ -89,7 +91,7 @@ impl NodeSpace {
     }
 
     /// Runs `body` on a thread of the node's namespace.
-    pub(super) fn inside<T: Send>(&self, body: impl FnOnce() -> T + Send) -> T {
+    pub(crate) fn inside<T: Send>(&self, body: impl FnOnce() -> T + Send) -> T {
         let namespace = std::fs::File::open(format!("/proc/{}/ns/net", self.pid())).unwrap();
         std::thread::scope(|scope| {
             let inside = move || {
@@ -164,7 +166,7 @@ fn node_in_a_namespace_gets_address_and_boot_files() {
 }
 
 /// Tells a story in a namespace of its own, if this machine has what it needs.
-pub(super) fn in_a_namespace<S: Future<Output = ()>>(
+pub(crate) fn in_a_namespace<S: Future<Output = ()>>(
     programs: &[&str],
     story: impl FnOnce() -> S + Send + 'static,
 ) {
@@ -194,7 +196,7 @@ async fn start(directory: &Path, store: &Store) -> anyhow::Result<Netboot> {
 }
 
 /// A server on `server0` whose boot files are in `directory`.
-pub(super) async fn start_with(directory: &Path, store: &Store, dhcp: DhcpConfig) -> anyhow::Result<Netboot> {
+pub(crate) async fn start_with(directory: &Path, store: &Store, dhcp: DhcpConfig) -> anyhow::Result<Netboot> {
     let config = NetbootConfig {
         interface: "server0".into(),
         address: None,

@@ -76,8 +76,20 @@ impl Nodes {
         let record = name.and_then(|name| inner.nodes.get(name)).map(|entry| &entry.record);
         let is_approved = record.is_some_and(|record| record.approved.is_some());
         Hint {
-            known: is_approved || self.rules.names.iter().any(|node| node.mac == mac),
+            known: is_approved || self.names_given().contains_key(&mac),
             boots_locally: record.is_some_and(|record| !wants_agent(record)),
+            left_alone: false,
+        }
+    }
+
+    /// What is known of a machine before it says anything: its name or the one that it would get, what SMBIOS said when
+    /// its agent enrolled last, and where that agent spoke from.
+    pub(crate) fn before_boot(&self, mac: MacAddr) -> (String, Option<Identity>, Option<IpAddr>) {
+        let inner = self.lock();
+        let entry = inner.by_mac.get(&mac.to_string()).and_then(|name| inner.nodes.get(name));
+        match entry {
+            Some(entry) => (entry.record.name.clone(), entry.record.identity.clone(), entry.live.address),
+            None => (self.new_name(&inner, mac), None, None),
         }
     }
 
@@ -95,9 +107,14 @@ impl Nodes {
         }
     }
 
-    /// A machine does a network boot: it is a node from now on, with this name.
+    /// A machine does a network boot, and has this name. Unless it does more than that it is forgotten again.
     pub(crate) fn discover(&self, mac: MacAddr) -> Result<String> {
         self.ensure(mac)
+    }
+
+    /// A machine is more than passing: it is in the store from now on.
+    pub(crate) fn keep_known(&self, mac: MacAddr) -> Result<()> {
+        self.keep(mac).map(drop)
     }
 
     /// What a machine that asks for its boot script boots. A token is stored before it is given.
@@ -118,7 +135,7 @@ impl Nodes {
     }
 
     fn boot(&self, mac: MacAddr, purpose: Purpose) -> Result<Boot> {
-        let name = self.ensure(mac)?;
+        let name = self.keep(mac)?;
         let token = hex::encode(random::<16>()?);
         let key = token_key(&token);
         let oldest = {
@@ -199,7 +216,7 @@ impl Nodes {
     }
 
     fn approving_rule(&self, body: &EnrolRequestBody, mac: MacAddr) -> Option<String> {
-        let rules = &self.rules.approve;
+        let rules = &self.approve;
         if rules.all {
             return Some("the rule `approve all`".to_owned());
         }

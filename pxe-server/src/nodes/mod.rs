@@ -4,6 +4,7 @@
 //!
 //! Read first: [`Nodes`], [`record::NodeRecord`], [`machine::Transition`].
 
+mod arrivals;
 mod boot;
 mod live;
 pub(crate) mod machine;
@@ -14,7 +15,7 @@ pub(crate) mod view;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use anyhow::{Context as _, Result, bail};
 use dhcp_wire::MacAddr;
@@ -23,15 +24,17 @@ use tokio::sync::Notify;
 
 use crate::clock::now_unix_ms;
 use crate::keys::random;
+use crate::recent::Recent;
 use crate::site::{ApproveRules, SiteNode};
+use arrivals::{PASSING_MAX, STORED_MAX};
 pub(crate) use boot::{Boot, Refusal};
 use live::Live;
 use machine::{TaskAnswer, Transition};
 use record::{HistoryEntry, NodeRecord, NodeState};
 pub(crate) use report::InvalidReport;
 
-/// Machines that are kept in mind; whoever invents hardware addresses fills nobody's disk.
-const NODES_MAX: usize = 20_000;
+/// The version of a record that is not in the store; the store counts from 1.
+const UNSTORED: u64 = 0;
 /// History entries of one node; older ones go as new ones come.
 const HISTORY_MAX: u64 = 1000;
 /// A commit that always finds the record changed by others means that something is wrong.
@@ -53,14 +56,19 @@ pub(crate) struct NodeRules {
 /// Every node. Cheap to share behind an `Arc`; calls that write block for milliseconds.
 pub(crate) struct Nodes {
     store: Store,
-    rules: NodeRules,
+    approve: ApproveRules,
+    names: RwLock<Arc<HashMap<MacAddr, String>>>,
+    stored_max: usize,
     inner: Mutex<Inner>,
 }
 
-#[derive(Default)]
 struct Inner {
     nodes: BTreeMap<String, Entry>,
     by_mac: HashMap<String, String>,
+    /// Nodes that are in memory only, by the hardware address that was seen.
+    passing: Recent<MacAddr, String>,
+    /// Whether nodes were forgotten since the last [`Nodes::take_forgotten`].
+    forgotten: bool,
     by_session: HashMap<String, String>,
     /// Where agents spoke from; an entry is good only while the node's own record of it is the same.
     by_address: HashMap<IpAddr, String>,
@@ -83,12 +91,41 @@ struct Entry {
 impl Nodes {
     /// Loads every node from the store.
     pub(crate) fn open(store: Store, rules: NodeRules) -> Result<Self> {
-        let mut inner = Inner::default();
+        let mut inner = Inner {
+            nodes: BTreeMap::new(),
+            by_mac: HashMap::new(),
+            passing: Recent::new(PASSING_MAX),
+            forgotten: false,
+            by_session: HashMap::new(),
+            by_address: HashMap::new(),
+            changed: BTreeSet::new(),
+            busy_deployments: BTreeSet::new(),
+            ticked_unix_ms: 0,
+        };
         for (key, entry) in store.list("node/").context("reading the nodes")? {
             let record = parse_record(&key, &entry)?;
             inner.put(record, entry.version);
         }
-        Ok(Self { store, rules, inner: Mutex::new(inner) })
+        let NodeRules { approve, names } = rules;
+        let nodes = Self {
+            store,
+            approve,
+            names: RwLock::default(),
+            stored_max: STORED_MAX,
+            inner: Mutex::new(inner),
+        };
+        nodes.set_names(&names);
+        Ok(nodes)
+    }
+
+    /// Names that the site gives from now on. Nodes that have one keep it.
+    pub(crate) fn set_names(&self, names: &[SiteNode]) {
+        let names = names.iter().map(|node| (node.mac, node.name.clone())).collect();
+        *self.names.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(names);
+    }
+
+    fn names_given(&self) -> Arc<HashMap<MacAddr, String>> {
+        Arc::clone(&self.names.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// A panic elsewhere cannot leave the maps half-changed: each change is a few assignments that cannot fail.
@@ -96,49 +133,11 @@ impl Nodes {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The name of the node that boots by this address; a new record if it was never seen.
-    fn ensure(&self, mac: MacAddr) -> Result<String> {
-        for _ in 0..TRIES_MAX {
-            let name = {
-                let inner = self.lock();
-                if let Some(name) = inner.by_mac.get(&mac.to_string()) {
-                    return Ok(name.clone());
-                }
-                if inner.nodes.len() >= NODES_MAX {
-                    bail!("{NODES_MAX} nodes are known already; {mac} is ignored");
-                }
-                self.new_name(&inner, mac)
-            };
-            let mut record = new_record(name, mac)?;
-            let first = HistoryEntry {
-                at_unix_ms: record.created_unix_ms,
-                from: String::new(),
-                to: NodeState::Seen.word().to_owned(),
-                stage: None,
-                text: format!("first seen as {mac}"),
-                code: None,
-            };
-            let mut writes = vec![Write::put(mac_key(&mac.to_string()), Expect::Absent, record.name.clone())];
-            history_writes(&mut record, vec![first], &mut writes)?;
-            writes.push(Write::put(node_key(&record.name), Expect::Absent, serde_json::to_vec(&record)?));
-            match self.store.commit(&writes)? {
-                Commit::Done { version } => {
-                    let name = record.name.clone();
-                    self.lock().put(record, version);
-                    return Ok(name);
-                }
-                Commit::Conflict { key } if key.starts_with("mac/") => self.reload_owner(&key)?,
-                Commit::Conflict { key } => self.reload(&key)?,
-            }
-        }
-        bail!("node {mac} could not be recorded, because its record kept changing")
-    }
-
     /// The site's name, else `node-` and the last half of the address, else all of it.
     fn new_name(&self, inner: &Inner, mac: MacAddr) -> String {
-        let named = self.rules.names.iter().find(|node| node.mac == mac);
-        if let Some(named) = named.filter(|named| !inner.nodes.contains_key(&named.name)) {
-            return named.name.clone();
+        let names = self.names_given();
+        if let Some(named) = names.get(&mac).filter(|named| !inner.nodes.contains_key(*named)) {
+            return named.clone();
         }
         let digits = mac.to_string().replace(':', "");
         let short = format!("node-{}", digits.get(6..).unwrap_or_default());
@@ -174,6 +173,11 @@ impl Nodes {
                 let entry = inner.nodes.get(name).with_context(|| format!("no node is called `{name}`"))?;
                 (entry.record.clone(), entry.version)
             };
+            if version == UNSTORED {
+                let mac = before.macs.first().and_then(|mac| mac.parse().ok());
+                self.keep(mac.with_context(|| format!("node {name} has no hardware address"))?)?;
+                continue;
+            }
             let mut record = before.clone();
             let mut writes = Vec::new();
             let mut transition = Transition::new(&mut record, now_unix_ms());
@@ -330,6 +334,11 @@ impl Nodes {
         }
     }
 
+    /// Whether nodes that were in a list are gone since the last call.
+    pub(crate) fn take_forgotten(&self) -> bool {
+        std::mem::take(&mut self.lock().forgotten)
+    }
+
     /// The nodes whose view has changed since the last call.
     pub(crate) fn take_changed(&self) -> BTreeSet<String> {
         std::mem::take(&mut self.lock().changed)
@@ -361,8 +370,7 @@ impl Inner {
                 entry.wake.notify_waiters();
             }
             None => {
-                let live = Live::new(now_unix_ms());
-                self.nodes.insert(name, Entry { record, version, live, wake: Arc::new(Notify::new()) });
+                self.nodes.insert(name, Entry::new(record, version, Live::new(now_unix_ms())));
             }
         }
     }
@@ -379,6 +387,10 @@ impl Inner {
 }
 
 impl Entry {
+    fn new(record: NodeRecord, version: u64, live: Live) -> Self {
+        Self { record, version, live, wake: Arc::new(Notify::new()) }
+    }
+
     fn is_active(&self) -> bool {
         matches!(self.record.state, NodeState::Deploying { .. } | NodeState::Lingering)
     }

@@ -243,3 +243,92 @@ proptest! {
         }
     }
 }
+
+/// A registry with room for so many nodes in the store.
+fn registry(stored_max: usize, names: &[(MacAddr, &str)]) -> Nodes {
+    let names = names.iter().map(|(mac, name)| SiteNode { mac: *mac, name: (*name).to_owned() }).collect();
+    let rules = NodeRules { approve: ApproveRules::default(), names };
+    Nodes { stored_max, ..Nodes::open(Store::open("memory:").unwrap(), rules).unwrap() }
+}
+
+fn made_up(number: u32) -> MacAddr {
+    let [a, b, c, d] = number.to_be_bytes();
+    MacAddr([2, 0xbb, a, b, c, d])
+}
+
+#[test]
+fn flood_of_machines_that_only_ask_for_an_address_is_kept_by_nobody() {
+    let (real, named) = (MacAddr([0x52, 0x54, 0, 0, 0, 1]), MacAddr([0x52, 0x54, 0, 0, 0, 2]));
+    let nodes = registry(100, &[(named, "n2")]);
+    assert!(matches!(nodes.decide(real).unwrap(), Boot::Agent { .. }));
+    let name = nodes.discover(real).unwrap();
+    let patient = nodes.discover(MacAddr([0x52, 0x54, 0, 0, 0, 3])).unwrap();
+    for number in 0..30_000 {
+        nodes.discover(made_up(number)).unwrap();
+        if number % 1000 == 0 {
+            nodes.discover(MacAddr([0x52, 0x54, 0, 0, 0, 3])).unwrap();
+        }
+    }
+    assert_eq!(nodes.names().len(), arrivals::PASSING_MAX + 1);
+    assert_eq!(nodes.store.list("node/").unwrap().len(), 1, "only what boots is in the store");
+    assert!(nodes.take_forgotten() && nodes.take_changed().len() <= arrivals::PASSING_MAX + 1);
+    assert!(nodes.view(&name).is_some(), "who was there before stays");
+    assert!(nodes.view(&patient).is_some(), "and so does who keeps asking");
+    // Who comes in the middle of it boots, and is in the store before it has its token.
+    assert!(matches!(nodes.decide(named).unwrap(), Boot::Agent { .. }));
+    assert_eq!(nodes.store.list("node/").unwrap().len(), 2);
+    assert!(nodes.approve(&["n2".to_owned(), patient.clone()], "somebody").unwrap().len() == 2);
+    let Nodes { store, .. } = nodes;
+    let restarted = Nodes::open(store, NodeRules::default()).unwrap();
+    assert_eq!(restarted.names(), {
+        let mut names = vec!["n2".to_owned(), name, patient];
+        names.sort();
+        names
+    });
+}
+
+#[test]
+fn flood_of_machines_that_fetch_the_agent_pushes_out_its_own_and_no_known_node() {
+    let nodes = registry(150, &[(made_up(7), "n7")]);
+    let approved = nodes.discover(MacAddr([0x52, 0x54, 0, 0, 0, 1])).unwrap();
+    nodes.approve(std::slice::from_ref(&approved), "somebody").unwrap();
+    for number in 0..1000 {
+        assert!(matches!(nodes.decide(made_up(number)).unwrap(), Boot::Agent { .. }), "{number}");
+    }
+    let stored = nodes.store.list("node/").unwrap().len();
+    assert!(stored <= 150, "{stored}");
+    assert!(nodes.store.list("mac/").unwrap().len() == stored);
+    assert!(nodes.store.list("history/").unwrap().len() <= 4 * 150);
+    assert!(nodes.view(&approved).is_some() && nodes.view("n7").is_some());
+    // What was forgotten is a new machine.
+    assert!(matches!(nodes.decide(made_up(0)).unwrap(), Boot::Agent { .. }));
+}
+
+#[test]
+fn machines_that_never_come_are_forgotten_in_time() {
+    let nodes = registry(150, &[]);
+    let (passing, booted) = (nodes.discover(made_up(1)).unwrap(), nodes.discover(made_up(2)).unwrap());
+    nodes.decide(made_up(2)).unwrap();
+    let now = now_unix_ms();
+    let day_ms = 24 * 3600 * 1000;
+    nodes.prune(now + day_ms / 2).unwrap();
+    assert_eq!(nodes.names().len(), 2);
+    nodes.prune(now + 2 * day_ms).unwrap();
+    assert!(nodes.view(&passing).is_none() && nodes.view(&booted).is_some());
+    nodes.prune(now + 8 * day_ms).unwrap();
+    assert!(
+        nodes.names().is_empty()
+            && nodes.store.list("").unwrap().iter().all(|(key, _)| key.starts_with("token/"))
+    );
+}
+
+impl Nodes {
+    /// As if the node had been installed by this server.
+    pub(crate) fn install_for_test(&self, name: &str) {
+        self.update(name, |transition, _| {
+            transition.record.state = NodeState::Deployed;
+            Ok(())
+        })
+        .unwrap();
+    }
+}

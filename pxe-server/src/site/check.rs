@@ -22,8 +22,6 @@ const INTERFACE_BYTES_MAX: usize = 15;
 /// Long enough for a second node to profit, short enough that nobody waits for a forgotten one.
 const DEFAULT_LINGER_MAX_S: u64 = 300;
 const LINGER_MAX_S: u64 = 86_400;
-/// The kernel's command line has 2,048 bytes on x86; ours takes 300 of them.
-const BOOT_ARGUMENTS_BYTES_MAX: usize = 1024;
 /// A disk on which every layout that is right at all has room: 1 PiB.
 const ROOMY_DISK_BYTES: u64 = 1 << 50;
 
@@ -167,14 +165,8 @@ impl<'a> Checker<'a> {
 
     fn boot_arguments(&mut self, arguments: Option<Spanned<String>>) -> String {
         let Some(arguments) = arguments else { return String::new() };
-        let text = arguments.get_ref();
-        let plain = text.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic());
-        // `${` would be expanded by iPXE, which reads the same line.
-        if !plain || text.len() > BOOT_ARGUMENTS_BYTES_MAX || text.contains("${") {
-            self.problem(
-                Some(arguments.span()),
-                "boot.arguments must be at most 1024 printable ASCII characters without `${`",
-            );
+        if let Some(problem) = boot_menu::kernel_words_problem(arguments.get_ref()) {
+            self.problem(Some(arguments.span()), format!("boot.arguments: {problem}"));
         }
         arguments.into_inner()
     }

@@ -104,7 +104,8 @@ impl Site {
         let checks = [
             ("name", self.name != other.name),
             ("server", server(self) != server(other)),
-            ("dhcp", self.dhcp != other.dhcp),
+            ("dhcp.mode", self.dhcp.mode != other.dhcp.mode),
+            ("dhcp.probe", self.dhcp.unprobed != other.dhcp.unprobed),
             ("image", image(self) != image(other)),
             ("approve", self.approve != other.approve),
             ("boot.files", self.boot_files != other.boot_files),
@@ -113,7 +114,6 @@ impl Site {
             ("layout", self.layout != other.layout),
             ("access", self.authorized_keys != other.authorized_keys),
             ("deploy", deploy(self) != deploy(other)),
-            ("the names of nodes", self.nodes != other.nodes),
         ];
         checks.into_iter().filter_map(|(section, differs)| differs.then_some(section)).collect()
     }

@@ -143,7 +143,7 @@ pub(crate) struct RawNode {
     pub(crate) once: Option<Spanned<String>>,
     /// An entry, or `>menu`, after `once`.
     pub(crate) then: Option<Spanned<String>>,
-    /// `auto`, `exit1`, `exit0` or `sanboot`: how it gets to its own disk.
+    /// `auto`, `exit1`, `exit0`, `sanboot` or `ignore`: how it gets to its own disk.
     pub(crate) local: Option<Spanned<String>>,
     /// Variables of its menus.
     #[serde(default)]

@@ -57,6 +57,27 @@ fn problems_of_all_sections_come_at_once_with_their_lines() {
 }
 
 #[test]
+fn words_that_a_boot_script_cannot_carry_are_named_with_their_line() {
+    check(
+        "name = 'x'\n[boot]\narguments = 'console=ttyS0;reboot'\n[vars]\nx = 'a && b'\n[[node]]\n\
+         mac = '52:54:00:00:00:01'\nname = 'n1'\nvars = { y = \"a'b\" }\n",
+        &[
+            "5: variable `x`: `&&`",
+            "9: variable `y` has '\\''",
+            "3: boot.arguments: ';' means something to a boot loader",
+        ],
+    );
+    check(
+        "[boot]\narguments = 'quiet -- single'\n",
+        &["2: boot.arguments: the kernel reads nothing behind `--`"],
+    );
+    check(
+        "[boot]\narguments = 'esir.server=10.0.0.1:1'\n",
+        &["2: boot.arguments: `esir.server` is the server's own"],
+    );
+}
+
+#[test]
 fn unknown_words_and_wrong_types_are_found_in_each_section() {
     check("[server]\nport = 1\n", &["2: unknown field `port`"]);
     check("[sever]\nport = 1\n", &["1: there is no section `sever`"]);

@@ -144,7 +144,20 @@ fn menu_changes_by_a_signal_and_a_broken_file_changes_nothing() {
     assert!(script().contains("menu Before\n"));
     running.reload(&site("After"), "read the site file again");
     assert!(script().contains("menu After\n"));
-    running.reload(&(site("After") + "[dhcp]\nlease_s = 600\n"), "differs in dhcp: that takes a restart");
+    // DHCP settings too, as far as no socket has to change; and a pool of another network spoils the whole file.
+    running.reload(
+        &(site("Spoilt") + "[dhcp]\npool = '10.99.0.5-10.99.0.9'\n"),
+        "the pool 10.99.0.5-10.99.0.9 is not within",
+    );
+    running.reload(
+        &(site("After") + "[dhcp]\npool = '10.77.0.20-10.77.0.29'\nlease_s = 600\n"),
+        "giving addresses by the new settings; leases go on pools=\"10.77.0.20-10.77.0.29\"",
+    );
+    assert!(script().contains("menu After\n"));
+    running.reload(
+        &(site("After") + "[dhcp]\nmode = 'proxy'\nprobe = false\n"),
+        "differs in dhcp.mode, dhcp.probe: that takes a restart",
+    );
     nix::sys::signal::kill(reader, nix::sys::signal::Signal::SIGCONT).unwrap();
     assert!(slow.wait().unwrap().success());
     assert_eq!(
@@ -169,8 +182,10 @@ fn chosen_entries_carry_a_token_a_password_or_nothing() {
     let config = running.get("/grub/grub.cfg-01-52-54-00-00-00-01");
     assert!(config.contains("menuentry 'local'") && !config.contains("token"), "{config}");
     assert!(running.get("/grub/item/52:54:00:00:00:01/deploy").contains("'esir.token="));
-    let by_tftp = running.curl(&["tftp://10.77.0.1/grub/by-mac/52:54:00:00:00:01"]).output().unwrap();
-    assert_eq!(String::from_utf8(by_tftp.stdout).unwrap(), config);
+    for name in ["grub/by-mac/52:54:00:00:00:01", "grub/grub.cfg-01-52-54-00-00-00-01"] {
+        let by_tftp = running.curl(&[&format!("tftp://10.77.0.1/{name}")]).output().unwrap();
+        assert_eq!(String::from_utf8(by_tftp.stdout).unwrap(), config, "{name}");
+    }
     // A password, by the same scheme as iPXE's.
     let protected = format!("/boot.ipxe?{NODE}&item=big");
     assert_eq!(running.status(&[], &protected), "401");

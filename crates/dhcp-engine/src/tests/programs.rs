@@ -3,7 +3,7 @@
 use dhcp_wire::{Message, MessageKind, PacketView, code};
 
 use super::{Kind, NOWHERE, World, describe, golden, node, settings};
-use crate::{Architecture, BootNames, Port, Program};
+use crate::{Architecture, BootNames, Mode, Port, Program, Reason, Settings};
 
 #[test]
 fn each_program_is_told_what_it_can_load() {
@@ -77,19 +77,46 @@ fn firmware_is_recognised_by_whatever_it_says() {
 }
 
 #[test]
-fn node_that_boots_from_its_own_disk_gets_no_boot_over_http_and_ipxe_still_gets_its_script() {
+fn node_that_boots_from_its_own_disk_hears_nothing_over_http_and_ipxe_still_gets_its_script() {
     let mut world = World::new(10);
     world.local.push(node(1, Kind::UefiHttp).mac);
-    let (offer, ack) = world.dora(&node(1, Kind::UefiHttp)).unwrap();
-    for reply in [offer, ack] {
-        let packet = PacketView::new(&reply.bytes).unwrap();
-        assert_eq!((packet.option(code::VENDOR_CLASS), packet.boot_file().as_ref()), (None, &b""[..]));
-    }
+    assert_eq!(world.send(&node(1, Kind::UefiHttp).discover()), None);
+    assert_eq!(world.reason, Some(Reason::LeftAlone));
+    assert!(world.seen.is_empty());
     // The script sends it on to its disk; without one iPXE would stop with an error.
     let (offer, _) = world.dora(&node(1, Kind::IpxeUefi)).unwrap();
     assert!(!PacketView::new(&offer.bytes).unwrap().boot_file().is_empty());
+    assert!(world.address(&node(1, Kind::System)).is_some(), "its system gets its address");
     let (offer, _) = world.dora(&node(2, Kind::UefiHttp)).unwrap();
     assert!(!PacketView::new(&offer.bytes).unwrap().boot_file().is_empty());
+}
+
+#[test]
+fn firmware_that_is_left_alone_finds_no_server_and_its_system_finds_one() {
+    for mode in [Mode::Dhcp, Mode::Proxy] {
+        let mut world = World::with(Settings { mode, ..settings(10) });
+        for kind in [Kind::BiosRom, Kind::UefiPxe, Kind::UefiHttp, Kind::IpxeBios, Kind::IpxeUefi] {
+            let node = node(1, kind);
+            // What was begun before is brought to its end.
+            let offered =
+                world.send(&node.discover()).map(|offer| PacketView::new(&offer.bytes).unwrap().yiaddr());
+            world.alone.push(node.mac);
+            if let Some(offered) = offered.filter(|_| mode == Mode::Dhcp) {
+                assert!(world.send(&node.select(offered)).is_some(), "{kind:?}");
+            }
+            assert_eq!(world.send(&node.discover()), None, "{kind:?}");
+            assert_eq!(world.reason, Some(Reason::LeftAlone));
+            let source = std::net::SocketAddrV4::new([10, 77, 0, 100].into(), 4011);
+            assert_eq!(
+                world.send_to(Port::Pxe, source, &node.renew([10, 77, 0, 100].into())),
+                None,
+                "{kind:?}"
+            );
+            world.alone.clear();
+        }
+        world.alone.push(node(2, Kind::System).mac);
+        assert_eq!(world.address(&node(2, Kind::System)).is_some(), mode == Mode::Dhcp);
+    }
 }
 
 #[test]

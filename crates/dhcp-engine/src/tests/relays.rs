@@ -86,3 +86,42 @@ fn reserved_node_gets_its_address_in_each_of_its_networks() {
     let offer = world.send(&message.set_giaddr(RELAY).encode().unwrap()).unwrap();
     assert_eq!(PacketView::new(&offer.bytes).unwrap().yiaddr(), addresses[1]);
 }
+
+/// RFC 3527 section 3: the link selection says which network is meant, giaddr only where the answer goes. What a node puts
+/// into option 82 without a relay means nothing.
+#[test]
+fn link_selection_goes_before_the_relay_s_address_and_that_before_its_name_in_the_settings() {
+    let elsewhere = Ipv4Addr::new(172, 16, 0, 1);
+    let unknown = Ipv4Addr::new(172, 16, 0, 9);
+    let own = Ipv4Addr::new(10, 77, 0, 254);
+    let link = |second: u8| vec![5, 4, 10, second, 0, 0];
+    let circuit = vec![1, 1, b'x'];
+    let cases = [
+        // giaddr, option 82, second number of the network that the node is on
+        (RELAY, link(77), Some(77), "both name a network of ours, and differ"),
+        (own, link(78), Some(78), "the other way round"),
+        (RELAY, [circuit.clone(), link(77)].concat(), Some(77), "behind another sub-option"),
+        (unknown, link(78), Some(78), "the relay itself is nowhere"),
+        (elsewhere, link(77), Some(77), "the relay is named with another network"),
+        (RELAY, link(99), None, "none of ours: nothing else is meant"),
+        (RELAY, vec![5, 3, 10, 77, 0], Some(78), "no address: as if it were not there"),
+        (RELAY, vec![5, 4, 0, 0, 0, 0], None, "an address that is no network's"),
+        (RELAY, circuit.clone(), Some(78), "only the relay's own address"),
+        (elsewhere, circuit.clone(), Some(78), "only its name in the settings"),
+        (unknown, circuit, None, "nothing of it is known"),
+        (Ipv4Addr::UNSPECIFIED, link(78), Some(77), "no relay: the node is on our own link"),
+    ];
+    for (relay, option, network, why) in cases {
+        let mut settings = settings(10);
+        settings.subnets[1].relays.push(elsewhere);
+        let mut world = World::with(settings);
+        let mut message = node(1, Kind::UefiPxe).message(MessageKind::Discover);
+        message.set_giaddr(relay).set_bytes(code::RELAY_AGENT, &option).unwrap();
+        let offer = world.send_to(Port::Dhcp, SocketAddrV4::new(relay, 67), &message.encode().unwrap());
+        let given = offer.as_ref().map(|offer| PacketView::new(&offer.bytes).unwrap().yiaddr().octets()[1]);
+        assert_eq!(given, network, "{why}");
+        if let Some(offer) = offer.filter(|_| !relay.is_unspecified()) {
+            assert_eq!(offer.to, SocketAddrV4::new(relay, 67), "{why}: the answer goes where the relay is");
+        }
+    }
+}

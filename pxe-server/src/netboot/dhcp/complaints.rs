@@ -47,7 +47,8 @@ impl Complaints {
             Reason::Encode(error) => self.say("encode", || {
                 warn!(error = error as &dyn std::error::Error, "a DHCP answer is impossible");
             }),
-            Reason::Malformed(_) | Reason::NotFromNode | Reason::TooMany | Reason::NothingToSay => {
+            Reason::Malformed(_) | Reason::NotFromNode | Reason::TooMany
+            | Reason::LeftAlone | Reason::NothingToSay => {
                 debug!(%reason, "DHCP packet ignored");
             }
         }

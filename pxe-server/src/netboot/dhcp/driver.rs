@@ -19,6 +19,7 @@ use tracing::{debug, info, warn};
 use super::arp::{self, ArpSocket};
 use super::clock::Clock;
 use super::complaints::Complaints;
+use super::config::pools_text;
 use super::leases::{StoreJob, restore, write_leases};
 use crate::netboot::net;
 use crate::netboot::policy::BootPolicy;
@@ -30,6 +31,8 @@ const STORE_QUEUE_MAX: usize = 4096;
 const COMMITTED_QUEUE_MAX: usize = 16;
 /// Packets that wait to be told to the control plane.
 const SEEN_QUEUE_MAX: usize = 1024;
+/// Settings that wait to be taken; more than one is a person who is very quick.
+const CHANGES_MAX: usize = 4;
 /// How often other servers are looked for, and how long their answers are waited for, in ticks.
 const LOOK_TICK: Duration = Duration::from_secs(5);
 const LOOK_EVERY_TICKS: u64 = 120;
@@ -39,6 +42,7 @@ const LOOK_WAIT_TICKS: u64 = 2;
 pub(in crate::netboot) struct Dhcp {
     task: JoinHandle<()>,
     counters: Arc<DhcpCounters>,
+    changes: mpsc::Sender<Settings>,
 }
 
 /// What the server has done so far.
@@ -75,6 +79,7 @@ impl Dhcp {
         restore(&mut engine, &store, &|mac| policy.hint(mac))?;
 
         let (stored, committed) = mpsc::channel(COMMITTED_QUEUE_MAX);
+        let (changes, changed) = mpsc::channel(CHANGES_MAX);
         let (to_store, jobs) = sync_channel(STORE_QUEUE_MAX);
         let (to_policy, seen) = sync_channel::<Seen>(SEEN_QUEUE_MAX);
         thread("dhcp-leases", move || write_leases(&store, &jobs, &stored))?;
@@ -96,7 +101,12 @@ impl Dhcp {
             complaints: Complaints::new(mode),
             look: Look { server, own_mac, is_proxy: mode == Mode::Proxy, ticks: 0 },
         };
-        Ok(Self { task: tokio::spawn(driver.run(committed)), counters })
+        Ok(Self { task: tokio::spawn(driver.run(committed, changed)), counters, changes })
+    }
+
+    /// Where other settings are handed in; mode, server and probing stay what they were.
+    pub(in crate::netboot) fn changes(&self) -> mpsc::Sender<Settings> {
+        self.changes.clone()
     }
 
     /// What the server has done so far.
@@ -139,6 +149,7 @@ enum Input {
     Packet(Port, std::io::Result<(usize, SocketAddr)>),
     Arp(std::io::Result<(Ipv4Addr, MacAddr)>),
     Committed(Vec<Reply>),
+    Changed(Settings),
     Timeout,
     Tick,
 }
@@ -167,12 +178,14 @@ struct Look {
 }
 
 impl Driver {
-    async fn run(mut self, mut committed: mpsc::Receiver<Vec<Reply>>) {
+    async fn run(mut self, mut committed: mpsc::Receiver<Vec<Reply>>, mut changed: mpsc::Receiver<Settings>) {
         let (mut dhcp_buffer, mut pxe_buffer) = (vec![0; PACKET_BYTES_MAX], vec![0; PACKET_BYTES_MAX]);
         let mut ticks = interval(LOOK_TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            match self.next(&mut dhcp_buffer, &mut pxe_buffer, &mut committed, &mut ticks).await {
+            let buffers = (&mut dhcp_buffer[..], &mut pxe_buffer[..]);
+            match self.next(buffers, (&mut committed, &mut changed), &mut ticks).await {
+                Input::Changed(settings) => self.change(settings),
                 Input::Committed(replies) => {
                     for reply in replies {
                         self.send(&reply).await;
@@ -213,9 +226,8 @@ impl Driver {
 
     async fn next(
         &self,
-        dhcp_buffer: &mut [u8],
-        pxe_buffer: &mut [u8],
-        committed: &mut mpsc::Receiver<Vec<Reply>>,
+        (dhcp_buffer, pxe_buffer): (&mut [u8], &mut [u8]),
+        (committed, changed): (&mut mpsc::Receiver<Vec<Reply>>, &mut mpsc::Receiver<Settings>),
         ticks: &mut Interval,
     ) -> Input {
         let wait = self.engine.poll_timeout().map(|end| self.clock.now().until(end));
@@ -235,9 +247,23 @@ impl Driver {
             received = self.dhcp.recv_from(dhcp_buffer) => Input::Packet(Port::Dhcp, received),
             received = self.pxe.recv_from(pxe_buffer) => Input::Packet(Port::Pxe, received),
             Some(replies) = committed.recv() => Input::Committed(replies),
+            Some(settings) = changed.recv() => Input::Changed(settings),
             heard = arp => Input::Arp(heard),
             () = timeout => Input::Timeout,
             _ = ticks.tick() => Input::Tick,
+        }
+    }
+
+    fn change(&mut self, settings: Settings) {
+        let settings = Settings { probe: settings.probe && self.arp.is_some(), ..settings };
+        let pools = pools_text(&settings);
+        let left = self.engine.reconfigure(self.clock.now(), settings);
+        info!(pools, "giving addresses by the new settings; leases go on");
+        if left > 0 {
+            warn!(
+                left,
+                "leases of addresses that are in no pool now end by themselves, and are known again should the pool come back"
+            );
         }
     }
 

@@ -11,7 +11,7 @@ mod driver;
 mod leases;
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 pub(crate) use config::{DEFAULT_LEASE, DhcpConfig, DhcpMode, Network};
 pub(super) use config::{Place, nodes_on_link, pools_text, settings};

@@ -228,10 +228,10 @@ fn dhcpcd_gets_renews_rebinds_and_releases() {
 }
 
 /// A socket in the node's namespace that says what it likes.
-struct Stranger(UdpSocket);
+pub(crate) struct Stranger(UdpSocket);
 
 impl Stranger {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::DGRAM, None).unwrap();
         socket.bind_device(Some(b"node0")).unwrap();
         socket.set_broadcast(true).unwrap();
@@ -240,11 +240,11 @@ impl Stranger {
         Self(socket.into())
     }
 
-    fn send(&self, packet: &[u8]) {
+    pub(crate) fn send(&self, packet: &[u8]) {
         self.0.send_to(packet, SocketAddrV4::new(Ipv4Addr::BROADCAST, 67)).unwrap();
     }
 
-    fn answer(&self, asker: &Asker<'_>) -> Option<Answer> {
+    pub(crate) fn answer(&self, asker: &Asker<'_>) -> Option<Answer> {
         let mut buffer = [0; 2048];
         let end = Instant::now() + Duration::from_secs(3);
         while Instant::now() < end {
@@ -257,7 +257,7 @@ impl Stranger {
     }
 
     /// DISCOVER, OFFER, REQUEST, ACK.
-    fn dora(&self, mac: MacAddr) -> Option<Ipv4Addr> {
+    pub(crate) fn dora(&self, mac: MacAddr) -> Option<Ipv4Addr> {
         let asker = Asker { mac, xid: 0x77, secs: 0, vendor_class: "test" };
         self.send(&asker.discover(None).unwrap());
         let Some(Answer::Offer(offer)) = self.answer(&asker) else { return None };

@@ -93,6 +93,17 @@ impl BootPeers {
         Self { subnets, racks: HashMap::new() }
     }
 
+    /// Other subnets; what is known of those that stay is kept.
+    pub(in crate::netboot) fn set_subnets(&mut self, subnets: Vec<Prefix>) {
+        let place = |old: Option<usize>| match old.map(|old| self.subnets.get(old).copied()) {
+            None => Some(None),
+            Some(prefix) => subnets.iter().position(|subnet| Some(*subnet) == prefix).map(Some),
+        };
+        let racks = std::mem::take(&mut self.racks).into_iter();
+        self.racks = racks.filter_map(|(old, rack)| Some((place(old)?, rack))).collect();
+        self.subnets = subnets;
+    }
+
     /// A node of this address asks for a file. `failed` says that it could not get it where it was sent before.
     pub(crate) fn choose(&mut self, now: Instant, node: Ipv4Addr, failed: bool) -> Choice {
         let rack = self.rack(now, node);

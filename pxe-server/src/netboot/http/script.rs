@@ -47,9 +47,8 @@ pub(super) fn agent_arguments(
     if !is_word(token) {
         return Err(UnsafeText("token"));
     }
-    // `||`, `&&`, `#`, `$` and line ends mean something to iPXE, so none of them may pass.
-    let harmless = |byte: u8| byte.is_ascii_alphanumeric() || b" -_.,:/=+@%".contains(&byte);
-    if !extra_arguments.bytes().all(harmless) {
+    // The site's check has said so already, with the line; what it let through is looked at once more.
+    if boot_menu::kernel_words_problem(extra_arguments).is_some() {
         return Err(UnsafeText("kernel command line"));
     }
     // QUIRK(iPXE before 2023): under UEFI the kernel finds its initrd only if the command line names it.
@@ -98,7 +97,7 @@ pub(super) fn agent(
 pub(super) fn local(platform: FirmwareKind, style: Local) -> String {
     let mut script = begin("booting from the local disk");
     let sanboot = match style {
-        Local::Auto => platform == FirmwareKind::Bios,
+        Local::Auto | Local::Ignore => platform == FirmwareKind::Bios,
         Local::Sanboot => true,
         Local::Exit0 | Local::Exit1 => false,
     };
