@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use dhcp_engine::{
     Action, BootNames, Datagram, Engine, Hint, LeaseRecord, Mode, Moment, Port, Prefix, Reply, Reservation,
-    Settings, Subnet, UefiProxy,
+    Settings, Subnet, UefiLoader, UefiProxy,
 };
 use dhcp_wire::{Asker, MacAddr, Message, MessageKind, PACKET_BYTES_MIN, PacketView, code, unwrap_udp};
 use moves::Moves;
@@ -239,6 +239,7 @@ fn settings(choice: u8) -> Settings {
             bios: Some("undionly.kpxe".to_owned()),
             x64: Some("snponly.efi".to_owned()),
             x64_http_url: Some("http://10.0.0.1/ipxe.efi".to_owned()),
+            x64_signed: Some("shimx64.efi".to_owned()),
         },
         subnets: vec![subnet(0), subnet(1)],
         reservations: vec![Reservation { mac: mac(0), address: RESERVED }],
@@ -247,7 +248,12 @@ fn settings(choice: u8) -> Settings {
 
 fn hint(node: MacAddr) -> Hint {
     let MacAddr([.., number]) = node;
-    Hint { known: number < KNOWN, boots_locally: number % 2 == 1, left_alone: number % 8 == 1 }
+    let loader = match number % 3 {
+        0 => UefiLoader::Ipxe,
+        1 => UefiLoader::IpxeFetched,
+        _ => UefiLoader::Signed,
+    };
+    Hint { known: number < KNOWN, boots_locally: number % 2 == 1, left_alone: number % 8 == 1, loader }
 }
 
 fn mac(number: u8) -> MacAddr {

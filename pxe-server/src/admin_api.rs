@@ -108,6 +108,7 @@ pub(crate) fn router(app: Arc<App>, events: Arc<Events>) -> Router {
         .route("/v1/nodes/{name}/deploy", post(deploy_one))
         .route("/v1/approve", post(approve))
         .route("/v1/deploy", post(deploy))
+        .route("/v1/try-ipxe", post(try_ipxe))
         .route("/v1/images", get(images))
         .route("/v1/deployments", get(deployments))
         .route("/v1/boot", post(boot))
@@ -203,6 +204,13 @@ async fn approve(State(admin): State<Admin>, Json(order): Json<Order>) -> Result
 
 async fn deploy(State(admin): State<Admin>, Json(order): Json<Order>) -> Result<Json<OrderReply>, ApiError> {
     give_order(admin, order, |app, names| app.nodes.deploy(names, BY_API)).await
+}
+
+async fn try_ipxe(
+    State(admin): State<Admin>,
+    Json(order): Json<Order>,
+) -> Result<Json<OrderReply>, ApiError> {
+    give_order(admin, order, |app, names| app.nodes.try_ipxe(names, BY_API)).await
 }
 
 async fn give_order(

@@ -17,6 +17,7 @@ mod dashboard;
 mod deployments;
 mod doctor;
 mod events;
+mod fetches;
 mod images;
 mod keys;
 mod menus;

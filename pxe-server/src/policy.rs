@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use anyhow::Result;
 use boot_menu::{Facts, Firmware, Local, Server};
@@ -10,8 +11,12 @@ use dhcp_wire::MacAddr;
 
 use crate::bundle::Bundle;
 use crate::clock::now_unix_ms;
+use crate::fetches::Fetches;
 use crate::menus::{self, Current, Give, OnceBook};
-use crate::netboot::{BootDecision, BootFiles, BootPolicy, BootRequest, DhcpSeen, Hint, Program};
+use crate::netboot::{
+    Architecture, BootDecision, BootFiles, BootPolicy, BootRequest, DhcpSeen, Hint, Loader, Program,
+    UefiLoader,
+};
 use crate::nodes::{Boot, Nodes};
 use crate::recent::Recent;
 
@@ -27,6 +32,8 @@ pub(crate) struct Policy {
     pub(crate) once: OnceBook,
     /// Behind which relay a node was seen.
     pub(crate) relays: Relays,
+    /// Who has fetched iPXE and not been heard of since.
+    pub(crate) fetches: Fetches,
 }
 
 /// Machines that are kept in mind; beyond it rules by relay don't hold for those that were longest not heard of.
@@ -60,6 +67,9 @@ impl Policy {
     fn try_decide(&self, request: &BootRequest, server: &Server) -> Result<BootDecision> {
         let site = self.site.get();
         let name = self.nodes.discover(request.mac)?;
+        if request.loader == Loader::Ipxe {
+            self.runs_ipxe(request.mac)?;
+        }
         let known = self.nodes.known_identity(request.mac);
         let facts = Facts { relay: self.relays.of(request.mac), ..menus::facts(request, name, known) };
         let now_unix_ms = now_unix_ms();
@@ -86,13 +96,49 @@ impl Policy {
     }
 }
 
+impl Policy {
+    fn runs_ipxe(&self, mac: MacAddr) -> Result<()> {
+        self.fetches.forget(mac);
+        self.nodes.runs_ipxe(mac)
+    }
+
+    /// Stored before it is forgotten here, so that at no time nobody knows it.
+    fn refused_ipxe(&self, mac: MacAddr) -> Result<()> {
+        self.nodes.refused_ipxe(mac)?;
+        self.fetches.forget(mac);
+        Ok(())
+    }
+
+    /// What a node's UEFI loads, as far as it was found out.
+    fn loader(&self, mac: MacAddr, stored: UefiLoader) -> UefiLoader {
+        if stored == UefiLoader::Ipxe && self.fetches.has_fetched(Instant::now(), mac) {
+            return UefiLoader::IpxeFetched;
+        }
+        stored
+    }
+
+    /// What is remembered of a machine that begins to boot over the network.
+    fn begins(&self, seen: &DhcpSeen) -> Result<()> {
+        self.nodes.discover(seen.mac)?;
+        match seen.program {
+            Program::Ipxe => self.runs_ipxe(seen.mac),
+            _ if seen.refused_ipxe => self.refused_ipxe(seen.mac),
+            Program::PxeRom(Architecture::X64) | Program::UefiHttp(Architecture::X64) => {
+                self.fetches.has_address(seen.mac, seen.address);
+                Ok(())
+            }
+            Program::PxeRom(_) | Program::UefiHttp(_) | Program::System => Ok(()),
+        }
+    }
+}
+
 impl BootPolicy for Policy {
     fn saw_dhcp(&self, seen: &DhcpSeen) {
         match seen.program {
             // An installed system, or our own agent, asks for its address: no network boot begins.
             Program::System => {}
             Program::Ipxe | Program::UefiHttp(_) | Program::PxeRom(_) => {
-                if let Err(error) = self.nodes.discover(seen.mac) {
+                if let Err(error) = self.begins(seen) {
                     tracing::warn!(mac = %seen.mac, "{error:#}");
                 }
                 self.relays.note(seen.mac, seen.relay);
@@ -103,8 +149,9 @@ impl BootPolicy for Policy {
 
     fn hint(&self, mac: MacAddr) -> Hint {
         let (hint, site) = (self.nodes.hint(mac), self.site.get());
+        let loader = self.loader(mac, hint.loader);
         if site.menus.is_silent() {
-            return hint;
+            return Hint { loader, ..hint };
         }
         // Where the site has menus, they decide, and a node that may choose must get as far as to ask.
         let (name, known, address) = self.nodes.before_boot(mac);
@@ -126,7 +173,17 @@ impl BootPolicy for Policy {
         let now_unix_ms = now_unix_ms();
         let had = |rule: &str| self.once.is_known_had(mac, rule, now_unix_ms);
         let local = site.menus.own_disk(&facts, hint.boots_locally, had);
-        Hint { boots_locally: local.is_some(), left_alone: local == Some(Local::Ignore), ..hint }
+        let loader = match site.menus.secure_boot(&facts) {
+            Some(true) => UefiLoader::Signed,
+            Some(false) => UefiLoader::Ipxe,
+            None => loader,
+        };
+        let left_alone = local == Some(Local::Ignore);
+        Hint { boots_locally: local.is_some(), left_alone, loader, ..hint }
+    }
+
+    fn saw_ipxe_fetched(&self, address: Ipv4Addr) {
+        self.fetches.fetched(Instant::now(), address);
     }
 
     fn decide(&self, request: &BootRequest, server: &Server) -> BootDecision {

@@ -18,6 +18,7 @@ use crate::bundle::{Bundle, DEFAULT_BUNDLE};
 use crate::clock::now_unix_ms;
 use crate::deployments::Deployments;
 use crate::events::Events;
+use crate::fetches::Fetches;
 use crate::images::{ImageRules, Images, Untrusted};
 use crate::keys::Keys;
 use crate::menus::{Current, OnceBook};
@@ -178,6 +179,7 @@ async fn start_front(
         site: Arc::clone(current),
         once: OnceBook::open(opened.store.clone())?,
         relays: Relays::default(),
+        fetches: Fetches::default(),
     });
     let netboot = Netboot::start(config, policy, opened.store.clone(), swarm.router()).await?;
     let address = *netboot.http_address().ip();

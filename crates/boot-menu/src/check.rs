@@ -489,6 +489,7 @@ impl Checker {
             once: raw.once.as_ref().and_then(|once| self.unattended(once, &format!("{place}.once"))),
             then: raw.then.as_ref().and_then(|then| self.unattended(then, &format!("{place}.then"))),
             local: raw.local.as_ref().and_then(|local| self.local(local)),
+            secure_boot: raw.secure_boot,
             vars: self.vars(&raw.vars),
         }
     }
@@ -501,6 +502,7 @@ impl Checker {
             once: raw.once.clone(),
             then: raw.then.clone(),
             local: raw.local.clone(),
+            secure_boot: raw.secure_boot,
             vars: raw.vars.clone(),
         };
         let choice = self.choice(&raw, "group");

@@ -165,6 +165,7 @@ pub(crate) struct Choice {
     pub(crate) once: Option<Start>,
     pub(crate) then: Option<Start>,
     pub(crate) local: Option<Local>,
+    pub(crate) secure_boot: Option<bool>,
     pub(crate) vars: BTreeMap<String, String>,
 }
 
@@ -198,9 +199,18 @@ impl Menus {
     pub fn is_silent(&self) -> bool {
         let alone = |choice: &Choice| choice.local == Some(Local::Ignore);
         self.is_empty()
+            && !self.says_secure_boot()
             && !alone(&self.default)
             && !self.groups.iter().any(|group| alone(&group.choice))
             && !self.nodes.iter().any(|node| alone(&node.choice))
+    }
+
+    /// Whether any rule says which loaders nodes get.
+    #[must_use]
+    pub fn says_secure_boot(&self) -> bool {
+        let of_groups = self.groups.iter().map(|group| &group.choice);
+        let mut all = of_groups.chain(self.nodes.iter().map(|node| &node.choice)).chain([&self.default]);
+        all.any(|choice| choice.secure_boot.is_some())
     }
 
     /// Names of all entries, then of all menus.

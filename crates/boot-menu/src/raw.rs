@@ -116,6 +116,7 @@ pub(crate) struct RawGroup {
     pub(crate) once: Option<Spanned<String>>,
     pub(crate) then: Option<Spanned<String>>,
     pub(crate) local: Option<Spanned<String>>,
+    pub(crate) secure_boot: Option<bool>,
     #[serde(default)]
     pub(crate) vars: BTreeMap<String, Spanned<String>>,
 }
@@ -167,6 +168,8 @@ pub struct RawChoice {
     pub then: Option<Spanned<String>>,
     /// `auto`, `exit1`, `exit0`, `sanboot` or `ignore`: how these nodes get to their own disk.
     pub local: Option<Spanned<String>>,
+    /// Whether UEFI gets only loaders that are signed: shim and GRUB instead of iPXE. Default: found out.
+    pub secure_boot: Option<bool>,
     /// Variables.
     #[serde(default)]
     pub vars: BTreeMap<String, Spanned<String>>,

@@ -129,6 +129,12 @@ impl Menus {
         self.rules(facts).iter().find_map(|(_, choice)| choice.local).unwrap_or(Local::Auto)
     }
 
+    /// Whether a node's UEFI gets only loaders that are signed; `None`: the site leaves it to what is found out.
+    #[must_use]
+    pub fn secure_boot(&self, facts: &Facts) -> Option<bool> {
+        self.rules(facts).iter().find_map(|(_, choice)| choice.secure_boot)
+    }
+
     fn plan_of<'a>(&'a self, facts: &Facts, server: &Server, start: Start) -> Option<Plan<'a>> {
         let rules = self.rules(facts);
         let local = rules.iter().find_map(|(_, choice)| choice.local).unwrap_or(Local::Auto);

@@ -5,8 +5,8 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use dhcp_wire::{MacAddr, MessageKind, NODE_PORT, PacketView, SERVER_PORT, code};
 
 use crate::engine::{Port, Reason};
-use crate::program::{Program, program, vendor_class};
-use crate::settings::{Hint, Mode, Seen, Settings};
+use crate::program::{Architecture, Program, program, vendor_class};
+use crate::settings::{Hint, Mode, Seen, Settings, UefiLoader};
 
 /// What a node asks. Its port, its source and its relay say where the answer goes.
 pub(crate) struct Ask<'a> {
@@ -57,7 +57,7 @@ impl<'a> Ask<'a> {
         let alone = match self.program {
             // QUIRK(UEFI): whoever is offered anything by a server that it asked to boot from over HTTP takes it before its
             // own disk or reports an error, and a server can't send it back from there as it sends iPXE back.
-            Program::UefiHttp(_) => self.hint.boots_locally,
+            Program::UefiHttp(_) => self.hint.boots_locally || self.hint.loader == UefiLoader::Signed,
             Program::Ipxe | Program::PxeRom(_) => self.hint.left_alone,
             Program::System => false,
         };
@@ -89,7 +89,17 @@ impl<'a> Ask<'a> {
             vendor_class: vendor_class(&self.packet),
             relay: self.is_relayed().then(|| self.packet.giaddr()),
             address,
+            refused_ipxe: self.is_x64_firmware() && self.hint.loader == UefiLoader::IpxeFetched,
         }
+    }
+
+    /// Whether it gets what is signed. Whoever has refused iPXE gets it at once, not only at the next boot.
+    pub(crate) fn wants_signed(&self) -> bool {
+        self.hint.loader != UefiLoader::Ipxe
+    }
+
+    fn is_x64_firmware(&self) -> bool {
+        matches!(self.program, Program::PxeRom(Architecture::X64) | Program::UefiHttp(Architecture::X64))
     }
 }
 

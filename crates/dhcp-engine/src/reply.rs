@@ -84,6 +84,9 @@ pub(crate) fn set_boot(message: &mut Message, ask: &Ask<'_>, settings: &Settings
             };
             true
         }
+        // QUIRK(signed GRUB of Debian 12): shim loads it over HTTP, but it has no module for HTTP, finds no
+        // configuration, and stops at its prompt.
+        Program::UefiHttp(_) if ask.wants_signed() => false,
         Program::UefiHttp(Architecture::X64) => {
             let Some(url) = &boot.x64_http_url else { return Ok(false) };
             // Without option 60 the firmware takes the answer for one of plain DHCP.
@@ -97,7 +100,8 @@ pub(crate) fn set_boot(message: &mut Message, ask: &Ask<'_>, settings: &Settings
             // asks for the file on port 4011, where there is no other answer to choose.
             let is_binl = settings.mode == Mode::Proxy && settings.uefi_proxy == UefiProxy::Binl;
             let says_load = !is_binl || ask.port == Port::Pxe;
-            set_pxe(message, settings, boot.x64.as_deref(), says_load)?
+            let signed = boot.x64_signed.as_deref().filter(|_| ask.wants_signed());
+            set_pxe(message, settings, signed.or(boot.x64.as_deref()), says_load)?
         }
         Program::UefiHttp(Architecture::Bios | Architecture::Other(_))
         | Program::PxeRom(Architecture::Other(_))

@@ -67,6 +67,8 @@ pub struct BootNames {
     pub x64: Option<String>,
     /// For x64 UEFI HTTP boot, the whole URL.
     pub x64_http_url: Option<String>,
+    /// For x64 UEFI PXE that starts nothing unsigned, by TFTP; `None` gives it what others get.
+    pub x64_signed: Option<String>,
 }
 
 /// One network of nodes, on the server's link or behind a relay.
@@ -108,6 +110,21 @@ pub struct Hint {
     pub boots_locally: bool,
     /// And its firmware is to get no offer then: it goes on to its next boot device, which it does not from every loader.
     pub left_alone: bool,
+    /// What its firmware is given to load, if that is x64 UEFI.
+    pub loader: UefiLoader,
+}
+
+/// What x64 UEFI is given to load.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum UefiLoader {
+    /// iPXE, which nobody signed.
+    #[default]
+    Ipxe,
+    /// It has fetched iPXE, which was not heard of since: firmware that asks again has refused it, and gets what is
+    /// signed.
+    IpxeFetched,
+    /// What is signed: shim, which loads GRUB. Over HTTP nothing.
+    Signed,
 }
 
 /// What a DHCP packet says of a node. All of it is unauthenticated text from the wire.
@@ -125,4 +142,6 @@ pub struct Seen {
     pub relay: Option<Ipv4Addr>,
     /// The address that was offered or given, or that the node says it has; unspecified where it has none yet.
     pub address: Ipv4Addr,
+    /// Its firmware asks again after it had fetched iPXE: it refuses what is not signed.
+    pub refused_ipxe: bool,
 }

@@ -19,7 +19,7 @@ use dhcp_wire::{MacAddr, Message, MessageKind, PacketView, code};
 
 use crate::{
     Action, BootNames, Datagram, Engine, Hint, LeaseRecord, Mode, Moment, Port, Prefix, Reason, Reply, Seen,
-    Settings, Subnet, UefiProxy,
+    Settings, Subnet, UefiLoader, UefiProxy,
 };
 
 /// Set to anything, tests write what they see instead of comparing; then look at the difference with git.
@@ -55,6 +55,7 @@ fn settings(addresses: u8) -> Settings {
             bios: Some("undionly.kpxe".into()),
             x64: Some("snponly.efi".into()),
             x64_http_url: Some("http://10.77.0.1/ipxe.efi".into()),
+            x64_signed: Some("shimx64.efi".into()),
         },
         subnets: vec![subnet(77), subnet(78)],
     }
@@ -73,6 +74,7 @@ struct World {
     known: Vec<MacAddr>,
     local: Vec<MacAddr>,
     alone: Vec<MacAddr>,
+    loader: UefiLoader,
 }
 
 impl World {
@@ -92,6 +94,7 @@ impl World {
             known: Vec::new(),
             local: Vec::new(),
             alone: Vec::new(),
+            loader: UefiLoader::Ipxe,
         }
     }
 
@@ -101,10 +104,12 @@ impl World {
 
     fn hint(&self) -> impl Fn(MacAddr) -> Hint + use<> {
         let (known, local, alone) = (self.known.clone(), self.local.clone(), self.alone.clone());
+        let loader = self.loader;
         move |mac| Hint {
             known: known.contains(&mac),
             boots_locally: local.contains(&mac) || alone.contains(&mac),
             left_alone: alone.contains(&mac),
+            loader,
         }
     }
 

@@ -38,6 +38,42 @@ impl std::fmt::Display for FirmwareKind {
     }
 }
 
+/// What the kernel keeps even root from doing (`kernel_lockdown(7)`); distributions' kernels turn it on under Secure
+/// Boot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Lockdown {
+    /// Nothing.
+    None,
+    /// To change the running kernel: modules that nobody signed, `/dev/mem`, kexec of unsigned kernels.
+    Integrity,
+    /// That, and to read what the kernel keeps to itself.
+    Confidentiality,
+}
+
+impl Lockdown {
+    /// Reads `/sys/kernel/security/lockdown`: `none [integrity] confidentiality`.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        match text.split_once('[')?.1.split_once(']')?.0 {
+            "none" => Some(Self::None),
+            "integrity" => Some(Self::Integrity),
+            "confidentiality" => Some(Self::Confidentiality),
+            _ => None,
+        }
+    }
+}
+
+impl std::fmt::Display for Lockdown {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Self::None => "none",
+            Self::Integrity => "integrity",
+            Self::Confidentiality => "confidentiality",
+        })
+    }
+}
+
 /// What an agent says of itself when it enrols.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EnrolRequestBody {
@@ -53,6 +89,9 @@ pub struct EnrolRequestBody {
     pub identity: Identity,
     /// BIOS or UEFI.
     pub firmware: FirmwareKind,
+    /// Whether its kernel is locked down; `None` where the kernel does not say.
+    #[serde(default)]
+    pub lockdown: Option<Lockdown>,
     /// `uname -r`.
     pub kernel_release: String,
     /// Version of the agent.
@@ -121,6 +160,14 @@ mod tests {
     use super::*;
 
     #[test]
+    fn lockdown_is_what_stands_in_brackets() {
+        assert_eq!(Lockdown::parse("none [integrity] confidentiality\n"), Some(Lockdown::Integrity));
+        assert_eq!(Lockdown::parse("[none] integrity confidentiality\n"), Some(Lockdown::None));
+        assert_eq!(Lockdown::parse("none integrity confidentiality\n"), None);
+        assert_eq!(Lockdown::parse("none [more] \n"), None);
+    }
+
+    #[test]
     fn only_the_holder_of_the_key_can_enrol() {
         let key = SigningKey::from_bytes(&[7; 32]);
         let body = EnrolRequestBody {
@@ -130,6 +177,7 @@ mod tests {
             mac: "52:54:00:aa:bb:cc".into(),
             identity: Identity::default(),
             firmware: FirmwareKind::Bios,
+            lockdown: Some(Lockdown::None),
             kernel_release: "6.1.0".into(),
             agent_version: "0".into(),
             store_manifest: String::new(),

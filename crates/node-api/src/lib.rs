@@ -16,7 +16,7 @@ pub mod paths;
 pub use boot::{
     BOOT_SHARE_AGENT, BootArguments, BootArgumentsError, BootFile, BootShare, SITE_TRUST_PATH, SiteTrust,
 };
-pub use enrol::{EnrolReply, EnrolRequest, EnrolRequestBody, FirmwareKind, Identity};
+pub use enrol::{EnrolReply, EnrolRequest, EnrolRequestBody, FirmwareKind, Identity, Lockdown};
 pub use report::{
     Device, Directive, Event, EventKind, Inventory, LogLine, Nic, Progress, Recovery, ReportReply,
     ReportRequest, TrafficCounts,

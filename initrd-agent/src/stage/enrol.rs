@@ -123,6 +123,7 @@ fn body(started: &Started, interface: &Interface) -> EnrolRequestBody {
         mac: started.boot_mac.map_or(interface.mac, dhcp_wire::MacAddr).to_string(),
         identity: read_identity(Path::new(DMI)),
         firmware: started.firmware,
+        lockdown: started.lockdown,
         kernel_release: rustix::system::uname().release().to_string_lossy().into_owned(),
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),
         store_manifest: started.store_manifest.clone(),

@@ -8,7 +8,9 @@ use boot_bundle::{INITRD_MANIFEST_PATH, InitrdManifest, ObjectHash, STORE_MANIFE
 use ed25519_dalek::VerifyingKey;
 use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
-use node_api::{BootArguments, BootArgumentsError, FirmwareKind, Recovery, SITE_TRUST_PATH, SiteTrust};
+use node_api::{
+    BootArguments, BootArgumentsError, FirmwareKind, Lockdown, Recovery, SITE_TRUST_PATH, SiteTrust,
+};
 
 use super::Done;
 use crate::api::KeyPin;
@@ -20,6 +22,8 @@ use crate::supervise::AGENT_PATH;
 const CHECKED_FILE: &str = "initrd-checked";
 /// Errors and worse on the console, the rest in the log.
 const PRINTK_LEVELS: &str = "4 4 1 7";
+/// Where the kernel says what it keeps even root from doing.
+const LOCKDOWN: &str = "/sys/kernel/security/lockdown";
 
 /// What every later stage may rely on.
 pub(crate) struct Started {
@@ -32,6 +36,7 @@ pub(crate) struct Started {
     pub(crate) image_keys: Vec<String>,
     pub(crate) secrets: BootSecrets,
     pub(crate) firmware: FirmwareKind,
+    pub(crate) lockdown: Option<Lockdown>,
     pub(crate) store_manifest: String,
 }
 
@@ -108,6 +113,7 @@ fn mount_rest() -> Vec<String> {
     [
         ("devpts", "/dev/pts", MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC, Some("mode=0620,ptmxmode=0666")),
         ("tmpfs", "/tmp", plain, Some("mode=1777")),
+        ("securityfs", "/sys/kernel/security", plain | MsFlags::MS_NOEXEC, None),
     ]
     .into_iter()
     .filter_map(|(kind, place, flags, options)| mount_one(kind, place, flags, options).err())
@@ -161,17 +167,27 @@ pub(crate) fn run() -> Result<Done<Started>, StartError> {
         .map_err(|error| StartError::Secrets(format!("{error:#}")))?;
     let efi = Path::new("/sys/firmware/efi").exists();
     let firmware = if efi { FirmwareKind::Uefi } else { FirmwareKind::Bios };
+    let lockdown = fs::read_to_string(LOCKDOWN).ok().and_then(|text| Lockdown::parse(&text));
+    let platform = Platform { firmware, lockdown };
     let started =
-        check(arguments, site, secrets, firmware, fs::read_to_string(STORE_MANIFEST_HASH_PATH).ok())?;
-    let detail = format!("{firmware}, site {}, {files} files in the initrd are whole", started.site);
+        check(arguments, site, secrets, platform, fs::read_to_string(STORE_MANIFEST_HASH_PATH).ok())?;
+    let locked = lockdown.map(|lockdown| format!(", kernel lockdown {lockdown}")).unwrap_or_default();
+    let detail = format!("{firmware}{locked}, site {}, {files} files in the initrd are whole", started.site);
     Ok(Done { value: started, detail })
+}
+
+/// What firmware and kernel are.
+#[derive(Clone, Copy)]
+struct Platform {
+    firmware: FirmwareKind,
+    lockdown: Option<Lockdown>,
 }
 
 fn check(
     arguments: BootArguments,
     site: SiteTrust,
     secrets: BootSecrets,
-    firmware: FirmwareKind,
+    Platform { firmware, lockdown }: Platform,
     store_manifest: Option<String>,
 ) -> Result<Started, StartError> {
     let task_key = hex::decode(&site.task_public_key)
@@ -189,6 +205,7 @@ fn check(
         image_keys: site.image_public_keys,
         secrets,
         firmware,
+        lockdown,
         store_manifest: store_manifest.unwrap_or_default().trim().to_owned(),
     })
 }
@@ -257,8 +274,8 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let secrets = BootSecrets::make_or_read(directory.path()).unwrap();
         let arguments = BootArguments::parse(command_line).map_err(|error| error.to_string())?;
-        check(arguments, site, secrets, FirmwareKind::Bios, Some("cd\n".into()))
-            .map_err(|error| error.to_string())
+        let platform = Platform { firmware: FirmwareKind::Bios, lockdown: None };
+        check(arguments, site, secrets, platform, Some("cd\n".into())).map_err(|error| error.to_string())
     }
 
     #[test]

@@ -41,6 +41,8 @@ enum Command {
     Approve(nodes::OrderArguments),
     /// Order one deployment of each node, also of installed ones
     Deploy(nodes::OrderArguments),
+    /// Give nodes iPXE again whose firmware has refused it: Secure Boot was turned off
+    TryIpxe(nodes::OrderArguments),
     /// Show the nodes live
     Watch(watch::WatchArguments),
     /// Show what came of the last deployment
@@ -70,7 +72,7 @@ struct ServeArguments {
     /// Let every machine in that boots over the network; its disk is written
     #[arg(long)]
     approve_all: bool,
-    /// Directory with undionly.kpxe and snponly.efi
+    /// Directory with undionly.kpxe and snponly.efi, perhaps shimx64.efi and grubx64.efi
     #[arg(long, value_name = "DIR")]
     boot_files: Option<PathBuf>,
     /// Minisign public key that may sign images, beside those in DIR/trusted
@@ -121,6 +123,7 @@ fn dispatch(command: Command) -> Result<()> {
         Command::Nodes(arguments) => nodes::list(&arguments),
         Command::Approve(arguments) => nodes::order(&arguments, "approve", "approved"),
         Command::Deploy(arguments) => nodes::order(&arguments, "deploy", "will be deployed"),
+        Command::TryIpxe(arguments) => nodes::order(&arguments, "try-ipxe", "gets iPXE at its next boot"),
         Command::Watch(arguments) => watch::watch(&arguments),
         Command::Report(arguments) => report::report(&arguments),
         Command::Check(arguments) => check::check(&arguments),

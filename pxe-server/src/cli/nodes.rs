@@ -1,7 +1,8 @@
-//! `nodes`, `approve` and `deploy`.
+//! `nodes`, and the orders `approve`, `deploy` and `try-ipxe`.
 
 use anyhow::{Result, bail};
 use clap::Args;
+use node_api::Lockdown;
 
 use super::text::{bytes, table};
 use super::{AdminArguments, talk};
@@ -48,7 +49,18 @@ pub(super) fn list(arguments: &NodesArguments) -> Result<()> {
     print!(
         "{}",
         table(
-            &["NAME", "STATE", "STAGE", "ADDRESS", "MAC", "MACHINE", "FROM SERVER", "FROM NODES", ""],
+            &[
+                "NAME",
+                "STATE",
+                "STAGE",
+                "ADDRESS",
+                "MAC",
+                "MACHINE",
+                "FIRMWARE",
+                "FROM SERVER",
+                "FROM NODES",
+                ""
+            ],
             &rows
         )
     );
@@ -65,10 +77,22 @@ fn row(node: &NodeView) -> Vec<String> {
         node.address.clone().unwrap_or_default(),
         node.mac.clone(),
         machine.join(" "),
+        firmware(node),
         bytes(node.traffic.from_server_bytes),
         bytes(node.traffic.from_nodes_bytes),
         remark(node),
     ]
+}
+
+/// What starts a node, and what that keeps from changing its kernel: `uefi, lockdown integrity`.
+fn firmware(node: &NodeView) -> String {
+    let locked = node.lockdown.filter(|lockdown| *lockdown != Lockdown::None);
+    let words = [
+        node.firmware.map(|firmware| firmware.to_string()),
+        node.refused_ipxe_unix_ms.map(|_| "signed loaders".to_owned()),
+        locked.map(|lockdown| format!("lockdown {lockdown}")),
+    ];
+    words.into_iter().flatten().collect::<Vec<_>>().join(", ")
 }
 
 /// Why a node waits or failed, after what others found wrong with it.
@@ -81,10 +105,10 @@ pub(super) fn remark(node: &NodeView) -> String {
     alarm.into_iter().chain(why).collect::<Vec<_>>().join("; ")
 }
 
-/// `pxe-server approve` and `deploy`.
+/// `pxe-server approve`, `deploy` and `try-ipxe`.
 pub(super) fn order(arguments: &OrderArguments, order: &str, done: &str) -> Result<()> {
     if arguments.names.is_empty() && !arguments.all {
-        bail!("name the nodes to {order}, or give --all; `pxe-server nodes` lists them");
+        bail!("name the nodes for {order}, or give --all; `pxe-server nodes` lists them");
     }
     let body = Order { nodes: arguments.names.clone(), all: arguments.all };
     let path = format!("/v1/{order}");

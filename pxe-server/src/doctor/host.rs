@@ -7,7 +7,7 @@ use std::process::Command;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::Finding;
-use crate::netboot::{port_user, server_address};
+use crate::netboot::{BOOT_PROGRAMS, BootProgram, port_user, server_address};
 
 /// Ports that nodes are answered on: protocol, number, for what.
 const PORTS: [(&str, u16, &str); 3] = [("UDP", 67, "DHCP"), ("UDP", 69, "TFTP"), ("UDP", 4011, "PXE")];
@@ -17,9 +17,6 @@ const NODES: u32 = 1000;
 const FREE_BYTES_MIN: u64 = 1 << 30;
 /// This program is younger than any right clock: 2024-01-01.
 const CLOCK_MIN_UNIX_S: u64 = 1_704_067_200;
-/// Boot programs that are looked for, and for whom.
-const PROGRAMS: [(&str, &str); 3] =
-    [("undionly.kpxe", "BIOS PXE ROMs"), ("snponly.efi", "UEFI PXE"), ("ipxe.efi", "UEFI HTTP boot")];
 
 /// What to look at.
 #[derive(Clone, Debug)]
@@ -173,12 +170,12 @@ pub(super) fn firewall(rules: Option<&str>, setup: &HostSetup) -> Finding {
 }
 
 fn boot_files(directory: &Path) -> Vec<Finding> {
-    let one = |(name, firmware): (&str, &str)| {
-        let path = directory.join(name);
+    let one = |program: BootProgram| {
+        let (path, firmware) = (program.path(directory), program.firmware);
         match fs::read(&path) {
             Ok(bytes) if bytes.is_empty() => Finding::bad(
                 format!("{} is empty", path.display()),
-                "install the Debian package `ipxe` again",
+                format!("install the Debian package `{}` again", program.package),
             ),
             Ok(bytes) => Finding::good(format!(
                 "{} for {firmware}: {} bytes, blake3 {}",
@@ -188,11 +185,11 @@ fn boot_files(directory: &Path) -> Vec<Finding> {
             )),
             Err(error) => Finding::doubt(
                 format!("{} cannot be read ({error}): nodes with {firmware} will not boot", path.display()),
-                "install the Debian package `ipxe`, or name another directory with --boot-files",
+                program.remedy(),
             ),
         }
     };
-    PROGRAMS.into_iter().map(one).collect()
+    BOOT_PROGRAMS.into_iter().map(one).collect()
 }
 
 fn menu_files(files: &[PathBuf]) -> Vec<Finding> {

@@ -30,12 +30,14 @@ use self::http::Http;
 use self::router::{Booting, NoRouter};
 use self::tftp::Tftp;
 
+pub(crate) use self::boot_files::{KNOWN as BOOT_PROGRAMS, Known as BootProgram};
 pub(crate) use self::http::{BootPeers, SharedPeers};
 pub(crate) use change::{DhcpChange, DhcpChanges};
 pub(crate) use dhcp::{DEFAULT_LEASE, DhcpConfig, DhcpMode, Network};
 pub(crate) use http::{REALM, md5_hex, script_url, told};
 pub(crate) use policy::{
-    Asks, BootDecision, BootFiles, BootPolicy, BootRequest, DhcpSeen, Hint, Loader, Program,
+    Architecture, Asks, BootDecision, BootFiles, BootPolicy, BootRequest, DhcpSeen, Hint, Loader, Program,
+    UefiLoader,
 };
 
 /// Where Debian's package `ipxe` puts its boot programs.
@@ -52,7 +54,8 @@ pub(crate) struct NetbootConfig {
     pub(crate) address: Option<Ipv4Addr>,
     /// Who gives addresses, and which.
     pub(crate) dhcp: DhcpConfig,
-    /// Directory with `undionly.kpxe`, `snponly.efi` and `ipxe.efi`; [`BOOT_FILES_DIR`].
+    /// Directory with `undionly.kpxe`, `snponly.efi` and `ipxe.efi`; [`BOOT_FILES_DIR`]. It may have `shimx64.efi` and
+    /// `grubx64.efi` too; without them those of Debian's packages are taken.
     pub(crate) boot_files: PathBuf,
     /// TCP port of scripts and boot files; 80 unless something else has it.
     pub(crate) http_port: u16,
@@ -143,6 +146,7 @@ impl Netboot {
             bios: programs.name(boot_files::BIOS),
             x64: programs.name(boot_files::UEFI),
             x64_http_url: x64_http.map(|name| http::file_url(http_address, &name)),
+            x64_signed: programs.signed(),
         };
         let place = Place { server: address, prefix, mac: dhcp::own_mac(&config.interface) };
         let settings = dhcp::settings(&config.dhcp, place, boot.clone())?;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use axum::body::Bytes;
 
-use super::boot_files::BootPrograms;
+use super::boot_files::{BootPrograms, is_uefi_ipxe};
 use super::http::{BootObject, Objects, Scripts};
 use super::menu_files::MenuFiles;
 use super::policy::BootPolicy;
@@ -34,5 +34,11 @@ impl FileSource for NodeFiles {
         }
         let (bundle, file) = name.strip_prefix("boot/")?.split_once('/')?;
         self.objects.get(&*self.policy, bundle, BootObject::from_name(file)?).ok()
+    }
+
+    fn sent(&self, name: &str, node: Ipv4Addr) {
+        if is_uefi_ipxe(name) {
+            self.policy.saw_ipxe_fetched(node);
+        }
     }
 }

@@ -6,10 +6,10 @@ use std::path::PathBuf;
 use dhcp_wire::MacAddr;
 use node_api::FirmwareKind;
 
-pub(crate) use dhcp_engine::{Hint, Program, Seen as DhcpSeen};
+pub(crate) use dhcp_engine::{Architecture, Hint, Program, Seen as DhcpSeen, UefiLoader};
 
-/// Who a node is and what it boots. Calls but `hint` may block for milliseconds; none of those is made from a
-/// socket's loop.
+/// Who a node is and what it boots. Calls but `hint` and `saw_ipxe_fetched` may block for milliseconds; none of those
+/// is made from a socket's loop.
 pub(crate) trait BootPolicy: Send + Sync {
     /// A node asked for an address (stage `discover`). Best effort: under a flood some are left out.
     fn saw_dhcp(&self, seen: &DhcpSeen);
@@ -17,6 +17,9 @@ pub(crate) trait BootPolicy: Send + Sync {
     fn hint(&self, _mac: MacAddr) -> Hint {
         Hint::default()
     }
+    /// The machine at this address has fetched the iPXE that x64 UEFI loads. Called from the loops of sockets, so from
+    /// memory and at once.
+    fn saw_ipxe_fetched(&self, _address: Ipv4Addr) {}
     /// What the node that fetches its boot script shall do. `server` is where it finds more.
     fn decide(&self, request: &BootRequest, server: &boot_menu::Server) -> BootDecision;
     /// A node begins to fetch `vmlinuz` or `initrd.img` (stage `load`).

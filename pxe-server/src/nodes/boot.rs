@@ -13,7 +13,7 @@ use super::record::{Purpose, TokenRecord};
 use super::{Nodes, sha256_hex};
 use crate::clock::now_unix_ms;
 use crate::keys::random;
-use crate::netboot::Hint;
+use crate::netboot::{Hint, UefiLoader};
 
 /// A token that was not used for so long names no boot any more.
 const TOKEN_LIFE_MS: u64 = 10 * 60 * 1000;
@@ -79,6 +79,10 @@ impl Nodes {
             known: is_approved || self.names_given().contains_key(&mac),
             boots_locally: record.is_some_and(|record| !wants_agent(record)),
             left_alone: false,
+            loader: match record.and_then(|record| record.refused_ipxe_unix_ms) {
+                Some(_) => UefiLoader::Signed,
+                None => UefiLoader::Ipxe,
+            },
         }
     }
 
@@ -91,6 +95,27 @@ impl Nodes {
             Some(entry) => (entry.record.name.clone(), entry.record.identity.clone(), entry.live.address),
             None => (self.new_name(&inner, mac), None, None),
         }
+    }
+
+    /// The firmware of a machine fetched iPXE and did not start it. Stored when this returns.
+    pub(crate) fn refused_ipxe(&self, mac: MacAddr) -> Result<()> {
+        let name = self.ensure(mac)?;
+        self.update(&name, |transition, _| {
+            transition.refused_ipxe();
+            Ok(())
+        })
+    }
+
+    /// iPXE runs on a machine. Writes only if that is news.
+    pub(crate) fn runs_ipxe(&self, mac: MacAddr) -> Result<()> {
+        if self.hint(mac).loader != UefiLoader::Signed {
+            return Ok(());
+        }
+        let name = self.ensure(mac)?;
+        self.update(&name, |transition, _| {
+            transition.runs_ipxe();
+            Ok(())
+        })
     }
 
     /// A boot file was fetched by a machine.

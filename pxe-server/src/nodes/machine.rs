@@ -91,6 +91,33 @@ impl<'a> Transition<'a> {
         }
     }
 
+    /// Its firmware fetched iPXE and asked again without having started it.
+    pub(crate) fn refused_ipxe(&mut self) {
+        if self.record.refused_ipxe_unix_ms.is_none() {
+            self.record.refused_ipxe_unix_ms = Some(self.now_unix_ms);
+            self.note(
+                Some(Stage::Discover),
+                "its firmware refused iPXE: it gets shim and GRUB, which are signed",
+            );
+        }
+    }
+
+    /// iPXE runs on it.
+    pub(crate) fn runs_ipxe(&mut self) {
+        if self.record.refused_ipxe_unix_ms.take().is_some() {
+            self.note(Some(Stage::Discover), "runs iPXE: its firmware does not refuse it, or not any more");
+        }
+    }
+
+    /// A person wants iPXE tried again. Whether anything changed.
+    pub(crate) fn try_ipxe(&mut self, by: &str) -> bool {
+        let changed = self.record.refused_ipxe_unix_ms.take().is_some();
+        if changed {
+            self.note(None, format!("iPXE is tried again, ordered by {by}"));
+        }
+        changed
+    }
+
     /// An agent proved that it is this node's. `rule` is the rule that approves it, if one does; `before_enrol` are
     /// the stages of this boot that the server saw itself.
     pub(crate) fn enrolled(
@@ -111,6 +138,7 @@ impl<'a> Transition<'a> {
         }
         self.record.identity = Some(identity);
         self.record.firmware = Some(body.firmware);
+        self.record.lockdown = body.lockdown;
         self.record.boot = Some(BootSession {
             session_sha256,
             boot_nonce: body.boot_nonce.clone(),

@@ -216,6 +216,11 @@ impl Nodes {
         self.order(names, |transition| transition.deploy(by))
     }
 
+    /// A person wants iPXE tried again, because Secure Boot was turned off. The names of those that were changed.
+    pub(crate) fn try_ipxe(&self, names: &[String], by: &str) -> Result<Vec<String>> {
+        self.order(names, |transition| transition.try_ipxe(by))
+    }
+
     fn order(&self, names: &[String], order: impl Fn(&mut Transition<'_>) -> bool) -> Result<Vec<String>> {
         // All or none by name: a typing error must not leave half of an order done.
         {
@@ -409,6 +414,8 @@ fn new_record(name: String, mac: MacAddr) -> Result<NodeRecord> {
         created_unix_ms: now_unix_ms(),
         identity: None,
         firmware: None,
+        lockdown: None,
+        refused_ipxe_unix_ms: None,
         state: NodeState::Seen,
         approved: None,
         held: false,

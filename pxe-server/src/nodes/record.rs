@@ -1,6 +1,6 @@
 //! What the store keeps of a node.
 
-use node_api::{FirmwareKind, Identity, Recovery, Stage, TrafficCounts};
+use node_api::{FirmwareKind, Identity, Lockdown, Recovery, Stage, TrafficCounts};
 use serde::{Deserialize, Serialize};
 
 /// One node, as stored under `node/NAME`.
@@ -18,6 +18,12 @@ pub(crate) struct NodeRecord {
     pub(crate) identity: Option<Identity>,
     /// What started it last.
     pub(crate) firmware: Option<FirmwareKind>,
+    /// Whether the kernel of its last agent was locked down, as it is under Secure Boot.
+    #[serde(default)]
+    pub(crate) lockdown: Option<Lockdown>,
+    /// When its firmware refused iPXE; from then on it gets what is signed.
+    #[serde(default)]
+    pub(crate) refused_ipxe_unix_ms: Option<u64>,
     /// Where it is.
     pub(crate) state: NodeState,
     /// Who let it in; `None`: it may not write to its disk.

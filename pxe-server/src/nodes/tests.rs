@@ -49,6 +49,7 @@ impl World {
             mac: "52:54:00:00:00:01".into(),
             identity: Identity { serial: Some(format!("S{serial}")), ..Identity::default() },
             firmware: FirmwareKind::Bios,
+            lockdown: None,
             kernel_release: "6.1".into(),
             agent_version: "0".into(),
             store_manifest: String::new(),

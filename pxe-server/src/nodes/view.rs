@@ -1,7 +1,9 @@
 //! What people and programs see of a node: the JSON of the admin API.
 
 use anyhow::Result;
-use node_api::{FirmwareKind, Identity, Inventory, LogLine, Progress, Recovery, Stage, TrafficCounts};
+use node_api::{
+    FirmwareKind, Identity, Inventory, Lockdown, LogLine, Progress, Recovery, Stage, TrafficCounts,
+};
 use serde::{Deserialize, Serialize};
 
 use super::record::{Alarm, HistoryEntry, Installed, NodeState, Outcome, StageTime};
@@ -33,6 +35,12 @@ pub(crate) struct NodeView {
     pub(crate) armed: bool,
     /// BIOS or UEFI.
     pub(crate) firmware: Option<FirmwareKind>,
+    /// Whether the kernel of its last agent was locked down, as it is under Secure Boot.
+    #[serde(default)]
+    pub(crate) lockdown: Option<Lockdown>,
+    /// When its firmware refused iPXE, milliseconds since 1970; from then on it gets shim and GRUB.
+    #[serde(default)]
+    pub(crate) refused_ipxe_unix_ms: Option<u64>,
     /// From SMBIOS.
     pub(crate) identity: Option<Identity>,
     /// Where its agent speaks from.
@@ -163,6 +171,8 @@ fn view(entry: &Entry) -> NodeView {
         approved: record.approved.is_some(),
         armed: record.armed,
         firmware: record.firmware,
+        lockdown: record.lockdown,
+        refused_ipxe_unix_ms: record.refused_ipxe_unix_ms,
         identity: record.identity.clone(),
         address: live.address.map(|address| address.to_string()),
         last_seen_unix_ms: live.last_seen_unix_ms,

@@ -1,10 +1,11 @@
-use dhcp_engine::Architecture;
+mod secure_boot;
+
 use node_api::FirmwareKind;
 use store::Store;
 
 use super::*;
 use crate::bundle::tests::{make_bundle, trust};
-use crate::netboot::{Asks, Loader};
+use crate::netboot::Asks;
 use crate::nodes::NodeRules;
 use crate::site::{Overrides, parse_site};
 
@@ -24,6 +25,7 @@ fn policy(text: &str) -> (Policy, Store, tempfile::TempDir) {
         site: Arc::new(Current::new(site.changeable())),
         once: OnceBook::open(store.clone()).unwrap(),
         relays: Relays::default(),
+        fetches: Fetches::default(),
     };
     (policy, store, folder)
 }
@@ -54,6 +56,7 @@ fn seen(number: u32, relay: Option<Ipv4Addr>) -> DhcpSeen {
         vendor_class: None,
         relay,
         address: Ipv4Addr::UNSPECIFIED,
+        refused_ipxe: false,
     }
 }
 
@@ -87,9 +90,9 @@ fn node_is_left_alone_only_while_its_own_disk_is_what_it_gets() {
     assert!(!policy.hint(MAC).left_alone, "its agent has to come first");
     let name = policy.nodes.discover(MAC).unwrap();
     policy.nodes.install_for_test(&name);
-    assert_eq!(policy.hint(MAC), Hint { known: false, boots_locally: true, left_alone: true });
+    assert_eq!(policy.hint(MAC), Hint { boots_locally: true, left_alone: true, ..Hint::default() });
     policy.nodes.deploy(&[name], "somebody").unwrap();
-    assert_eq!(policy.hint(MAC), Hint { known: true, boots_locally: false, left_alone: false });
+    assert_eq!(policy.hint(MAC), Hint { known: true, ..Hint::default() });
 }
 
 #[test]

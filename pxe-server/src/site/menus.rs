@@ -19,6 +19,7 @@ impl Checker<'_> {
                 once: node.once.clone(),
                 then: node.then.clone(),
                 local: node.local.clone(),
+                secure_boot: node.secure_boot,
                 vars: node.vars.clone(),
             };
             Some(NodeRule { mac, name: node.name.get_ref().clone(), group: node.group.clone(), choice })

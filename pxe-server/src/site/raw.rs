@@ -145,6 +145,8 @@ pub(crate) struct RawNode {
     pub(crate) then: Option<Spanned<String>>,
     /// `auto`, `exit1`, `exit0`, `sanboot` or `ignore`: how it gets to its own disk.
     pub(crate) local: Option<Spanned<String>>,
+    /// Whether its UEFI gets only loaders that are signed. Default: found out.
+    pub(crate) secure_boot: Option<bool>,
     /// Variables of its menus.
     #[serde(default)]
     pub(crate) vars: BTreeMap<String, Spanned<String>>,

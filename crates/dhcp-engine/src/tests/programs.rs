@@ -3,7 +3,7 @@
 use dhcp_wire::{Message, MessageKind, PacketView, code};
 
 use super::{Kind, NOWHERE, World, describe, golden, node, settings};
-use crate::{Architecture, BootNames, Mode, Port, Program, Reason, Settings};
+use crate::{Architecture, BootNames, Mode, Port, Program, Reason, Settings, UefiLoader};
 
 #[test]
 fn each_program_is_told_what_it_can_load() {
@@ -133,4 +133,43 @@ fn ipxe_is_never_sent_ipxe_again_whatever_it_says_beside() {
             assert!(file.starts_with(b"http://10.77.0.1/boot.ipxe?"), "{class} {by}");
         }
     }
+}
+
+/// What each program is offered, and whether it is said to have refused iPXE.
+fn offered(world: &mut World, kind: Kind) -> (String, bool) {
+    let (offer, ack) = world.dora(&node(1, kind)).unwrap();
+    let file =
+        |bytes: &[u8]| String::from_utf8(PacketView::new(bytes).unwrap().boot_file().into_owned()).unwrap();
+    assert_eq!(file(&offer.bytes), file(&ack.bytes));
+    (file(&offer.bytes), world.seen.last().unwrap().refused_ipxe)
+}
+
+#[test]
+fn firmware_that_asks_again_after_it_fetched_ipxe_gets_what_is_signed() {
+    for loader in [UefiLoader::IpxeFetched, UefiLoader::Signed] {
+        let mut world = World { loader, ..World::new(10) };
+        let refused = loader == UefiLoader::IpxeFetched;
+        assert_eq!(offered(&mut world, Kind::UefiPxe), ("shimx64.efi".into(), refused));
+        // Neither PC BIOS nor what runs already has anything to refuse.
+        assert_eq!(offered(&mut world, Kind::BiosRom), ("undionly.kpxe".into(), false));
+        assert!(offered(&mut world, Kind::IpxeUefi).0.starts_with("http://10.77.0.1/boot.ipxe?"));
+        assert_eq!(offered(&mut world, Kind::System), (String::new(), false));
+    }
+}
+
+#[test]
+fn firmware_that_refused_ipxe_is_noticed_over_http_and_then_left_to_its_next_entry() {
+    let mut world = World { loader: UefiLoader::IpxeFetched, ..World::new(10) };
+    assert_eq!(offered(&mut world, Kind::UefiHttp), (String::new(), true));
+    world.loader = UefiLoader::Signed;
+    assert_eq!(world.send(&node(1, Kind::UefiHttp).discover()), None);
+    assert_eq!(world.reason, Some(Reason::LeftAlone));
+}
+
+#[test]
+fn without_signed_files_everybody_gets_ipxe() {
+    let mut settings = settings(10);
+    settings.boot.x64_signed = None;
+    let mut world = World { loader: UefiLoader::Signed, ..World::with(settings) };
+    assert_eq!(offered(&mut world, Kind::UefiPxe).0, "snponly.efi");
 }

@@ -359,7 +359,10 @@ fn number(ticks: u64) -> u32 {
 }
 
 fn tell(seen: &Seen, action: &Action) {
-    let Seen { mac, program, uuid, vendor_class, relay, address } = seen;
+    let Seen { mac, program, uuid, vendor_class, relay, address, refused_ipxe } = seen;
+    if *refused_ipxe {
+        debug!(node = %mac, "asks again after it fetched iPXE");
+    }
     debug!(node = %mac, ?uuid, ?vendor_class, ?relay, "DHCP packet answered");
     match (action, program) {
         (Action::Store { .. }, Program::System) => debug!(node = %mac, %address, ?program, "lease"),

@@ -42,7 +42,7 @@ use self::peers::Choice;
 use self::ranges::{Content, answer, wanted_range};
 use self::script::SCRIPT_PATH;
 use self::scripts::Told;
-use super::boot_files::BootPrograms;
+use super::boot_files::{BootPrograms, is_uefi_ipxe};
 use super::menu_files::MenuFiles;
 use super::node_files::NodeFiles;
 use super::policy::{Asks, BootPolicy, BootRequest, Loader};
@@ -366,6 +366,7 @@ impl Shared {
 
 async fn boot_program(
     State(shared): State<Arc<Shared>>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
     Path(name): Path<String>,
     method: Method,
     headers: HeaderMap,
@@ -378,6 +379,9 @@ async fn boot_program(
         return answer(&method, &headers, &content, |_| Body::empty());
     }
     shared.counters.files.fetch_add(1, Ordering::Relaxed);
+    if is_uefi_ipxe(&name) {
+        shared.policy.saw_ipxe_fetched(ipv4(peer));
+    }
     answer(&method, &headers, &content, Body::from)
 }
 

@@ -42,12 +42,13 @@ impl Tftp {
         let counters = Arc::new(TftpCounters::default());
         let threads = std::thread::available_parallelism().map_or(1, usize::from).min(SHARDS_MAX);
         let (ended, ends) = mpsc::unbounded_channel();
-        let shards = (0..threads).map(|_| Shard::start(Arc::clone(&counters), ended.clone()));
+        let shard = |_| Shard::start(Arc::clone(&files), Arc::clone(&counters), ended.clone());
+        let shards = (0..threads).map(shard).collect::<anyhow::Result<_>>()?;
         let opener = Opener {
             interface: interface.to_owned(),
             local: *address.ip(),
             files,
-            shards: shards.collect::<anyhow::Result<_>>()?,
+            shards,
             counters: Arc::clone(&counters),
             ended,
             turn: Arc::new(Semaphore::new(OPENINGS_MAX)),

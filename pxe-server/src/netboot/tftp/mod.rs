@@ -24,4 +24,7 @@ pub(super) trait FileSource: Send + Sync {
     /// The file with this name for the node with this address. `name` is a relative path without `.` and `..`.
     /// May block for milliseconds: it is called on a thread that may wait.
     fn open(&self, name: &str, node: Ipv4Addr) -> Option<Bytes>;
+
+    /// The node has acknowledged all of the file. Called where nothing may wait.
+    fn sent(&self, _name: &str, _node: Ipv4Addr) {}
 }

@@ -20,6 +20,7 @@ use tftp::{Burst, Outcome, Transfer};
 use tokio::sync::mpsc::UnboundedSender;
 use tracing::{debug, info, warn};
 
+use super::FileSource;
 use super::counters::{TftpCounters, count};
 use super::places::Flags;
 use super::socket::TransferSocket;
@@ -58,8 +59,12 @@ pub(super) struct Shard {
 }
 
 impl Shard {
-    /// Starts the thread. `ended` is told the number of each transfer that is over.
-    pub(super) fn start(counters: Arc<TftpCounters>, ended: UnboundedSender<u64>) -> anyhow::Result<Self> {
+    /// Starts the thread. `ended` is told the number of each transfer that is over, `files` what has arrived.
+    pub(super) fn start(
+        files: Arc<dyn FileSource>,
+        counters: Arc<TftpCounters>,
+        ended: UnboundedSender<u64>,
+    ) -> anyhow::Result<Self> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         let wake = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?);
         epoll.add(wake.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, WAKE))?;
@@ -69,6 +74,7 @@ impl Shard {
             epoll,
             wake: Arc::clone(&wake),
             orders,
+            files,
             counters,
             ended,
             carried: Arc::clone(&carried),
@@ -115,6 +121,7 @@ struct Worker {
     epoll: Epoll,
     wake: Arc<EventFd>,
     orders: Receiver<Job>,
+    files: Arc<dyn FileSource>,
     counters: Arc<TftpCounters>,
     ended: UnboundedSender<u64>,
     carried: Arc<AtomicUsize>,
@@ -262,6 +269,7 @@ impl Worker {
         match outcome {
             Some(Outcome::Complete) => {
                 count(&self.counters.complete);
+                self.files.sent(&file, *node);
                 info!(%node, file, bytes, resent, "TFTP complete");
             }
             Some(Outcome::Probed) => {

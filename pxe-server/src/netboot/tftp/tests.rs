@@ -35,10 +35,32 @@ async fn eventually(counters: &TftpCounters, holds: impl Fn(&TftpCounters) -> bo
     panic!("{counters:?}");
 }
 
+/// Files that note what arrived.
+struct Noted {
+    files: BootPrograms,
+    sent: std::sync::Mutex<Vec<(String, Ipv4Addr)>>,
+}
+
+impl FileSource for Noted {
+    fn open(&self, name: &str, node: Ipv4Addr) -> Option<axum::body::Bytes> {
+        self.files.open(name, node)
+    }
+
+    fn sent(&self, name: &str, node: Ipv4Addr) {
+        self.sent.lock().unwrap().push((name.to_owned(), node));
+    }
+}
+
+fn files() -> BootPrograms {
+    BootPrograms::of(&[("a", b"hello".to_vec()), ("big", file(1_000_000))])
+}
+
 /// The real server on loopback, with the files `a` and `big`.
 async fn server() -> (Tftp, UdpSocket, SocketAddrV4) {
-    let files: Arc<dyn FileSource> =
-        Arc::new(BootPrograms::of(&[("a", b"hello".to_vec()), ("big", file(1_000_000))]));
+    server_of(Arc::new(files())).await
+}
+
+async fn server_of(files: Arc<dyn FileSource>) -> (Tftp, UdpSocket, SocketAddrV4) {
     // Any free port: the one that another socket had a moment ago.
     let free = std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let address = SocketAddrV4::new(Ipv4Addr::LOCALHOST, free);
@@ -154,6 +176,19 @@ async fn size_is_told_and_counts_as_no_failure() {
     let counters = tftp.counters();
     eventually(counters, |counters| read(&counters.complete) == 1).await;
     assert_eq!((read(&counters.probed), read(&counters.aborted), read(&counters.bytes)), (1, 0, 1_000_000));
+    tftp.shutdown().await;
+}
+
+#[tokio::test]
+async fn who_has_all_of_a_file_is_told_and_who_asked_for_its_size_is_not() {
+    let noted = Arc::new(Noted { files: files(), sent: std::sync::Mutex::default() });
+    let (tftp, _, address) = server_of(Arc::clone(&noted) as Arc<dyn FileSource>).await;
+    let (asking, loading) = (Ipv4Addr::new(127, 0, 2, 1), Ipv4Addr::new(127, 0, 2, 2));
+    fetch(asking, address, request("big", 1468, 4), true).await;
+    fetch(loading, address, request("big", 1468, 4), false).await;
+    eventually(tftp.counters(), |counters| read(&counters.complete) == 1 && read(&counters.probed) == 1)
+        .await;
+    assert_eq!(*noted.sent.lock().unwrap(), [("big".to_owned(), loading)]);
     tftp.shutdown().await;
 }
 

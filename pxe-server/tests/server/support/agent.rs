@@ -70,6 +70,7 @@ impl Agent {
             mac: self.mac.clone(),
             identity: self.identity.clone(),
             firmware: FirmwareKind::Uefi,
+            lockdown: None,
             kernel_release: "6.1.0-test".into(),
             agent_version: "0.1.0".into(),
             store_manifest: "00".repeat(32),

@@ -56,6 +56,7 @@ impl Agent {
             mac: mac.to_owned(),
             identity: Identity::default(),
             firmware: FirmwareKind::Uefi,
+            lockdown: None,
             kernel_release: "6.1.0-bench".into(),
             agent_version: env!("CARGO_PKG_VERSION").into(),
             store_manifest: "00".repeat(32),
