@@ -361,13 +361,18 @@ function section(title, content) {
   return element;
 }
 
+function firmware(node) {
+  const locked = node.lockdown && node.lockdown !== "none" ? "lockdown " + node.lockdown : "";
+  return [node.firmware, node.refused_ipxe_unix_ms ? "signed loaders" : "", locked].filter(Boolean).join(", ");
+}
+
 function facts(node) {
   const identity = node.identity || {};
   const inventory = node.inventory || { disks: [], nics: [] };
   const disks = inventory.disks.map((disk) => disk.name + " " + bytes(disk.size_bytes) + (disk.model ? " " + disk.model : "")).join(", ");
   const rows = [
     ["Machine", [identity.vendor, identity.product].filter(Boolean).join(" ")], ["Serial number", identity.serial], ["SMBIOS UUID", identity.uuid],
-    ["Firmware", node.firmware], ["MAC", node.macs.join(", ")], ["Address", node.address], ["Software", node.software],
+    ["Firmware", firmware(node)], ["MAC", node.macs.join(", ")], ["Address", node.address], ["Software", node.software],
     ["Processor", inventory.processor_model ? inventory.processors + " \u00d7 " + inventory.processor_model : ""], ["Memory", inventory.memory_bytes ? bytes(inventory.memory_bytes) : ""],
     ["Disks", disks], ["Image", node.image], ["From server / from nodes", bytes(node.traffic.from_server_bytes) + " / " + bytes(node.traffic.from_nodes_bytes)],
     ["Sent to nodes", bytes(node.traffic.sent_bytes)], ["Machine id", node.machine_id], ["Last heard of", clock(node.last_seen_unix_ms)],
