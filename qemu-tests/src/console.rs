@@ -11,15 +11,27 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::UnixStream;
 use tokio::time::{Instant, sleep};
 
 pub use shell::{Output, Shell};
 
 /// How often the log is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// Firmware polls the line and tells keys of several bytes from single ones by the pause after them.
+const BETWEEN_KEYS: Duration = Duration::from_millis(400);
 /// Lines of console that an error quotes.
 const QUOTED_LINES: usize = 25;
+
+/// Keys as a terminal sends them.
+pub mod keys {
+    /// Return.
+    pub const ENTER: &str = "\r";
+    /// Escape.
+    pub const ESCAPE: &str = "\x1b";
+}
 
 /// The console's log as a text in which stories wait for words, each wait going on where the last one ended.
 #[derive(Debug)]
@@ -78,6 +90,21 @@ impl Console {
             }
             sleep(LOOK_EVERY).await;
         }
+    }
+
+    /// Types keys one after the other; a key may be several bytes.
+    ///
+    /// # Errors
+    /// The machine is off, or somebody else types.
+    pub async fn types(&self, keys: &[&str]) -> Result<()> {
+        let socket = self.socket.display();
+        let mut line =
+            UnixStream::connect(&self.socket).await.with_context(|| format!("opening {socket}"))?;
+        for key in keys {
+            line.write_all(key.as_bytes()).await.with_context(|| format!("typing on {socket}"))?;
+            sleep(BETWEEN_KEYS).await;
+        }
+        Ok(())
     }
 
     /// Logs in at the `login:` prompt that is on the screen or comes `within`.

@@ -2,6 +2,8 @@
 //!
 //! Never reads a hole: an 8 GiB disk with nothing on it hashes at once.
 
+mod bootable;
+
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt as _;

@@ -2,6 +2,7 @@
 //!
 //! Never shares anything with another lab: several run beside each other, in one process or in several.
 
+mod neighbour;
 mod node;
 
 use std::net::Ipv4Addr;
@@ -20,6 +21,7 @@ use crate::programs::Programs;
 use crate::server::{Server, ServerOptions};
 use crate::session::Session;
 
+pub use neighbour::Neighbour;
 pub use node::{InstalledSystem, Node, NodeBuilder};
 
 /// First bytes of every machine's hardware address: QEMU's own prefix and a mark.
@@ -63,7 +65,7 @@ pub struct Lab {
 #[derive(Debug)]
 struct Shared {
     server: Server,
-    network: Network,
+    network: Arc<Network>,
     machines: AtomicU8,
     begun: Instant,
     quiet: bool,
@@ -77,7 +79,7 @@ impl Lab {
     /// Not root, or the server does not come up; the error quotes its log.
     pub async fn start(options: LabOptions) -> Result<Self> {
         let session = Session::begin()?;
-        let network = Network::new(&session)?;
+        let network = Arc::new(Network::new(&session)?);
         let program = &options.programs.pxe_server;
         let server = Server::prepare(program, options.server, &options.bundle, &session, &network)?;
         server.start(&session, &network).await?;
@@ -92,6 +94,24 @@ impl Lab {
         let number = self.shared.machines.fetch_add(1, Ordering::Relaxed);
         let [a, b, c, d, e] = MAC_PREFIX;
         NodeBuilder::new(Arc::clone(&self.shared), name, [a, b, c, d, e, number])
+    }
+
+    /// Another machine on the nodes' Ethernet.
+    ///
+    /// # Errors
+    /// Its namespace cannot be made.
+    pub fn neighbour(&self, name: &str, address: Ipv4Addr) -> Result<Neighbour> {
+        let network = self.shared.network.beside(&self.shared.session, name, address)?;
+        Ok(Neighbour::new(name, network, Arc::clone(&self.shared)))
+    }
+
+    /// A router with `uplink` on the nodes' Ethernet and `inside` on a network behind it.
+    ///
+    /// # Errors
+    /// Its namespace cannot be made.
+    pub fn router(&self, name: &str, uplink: Ipv4Addr, inside: Ipv4Addr) -> Result<Neighbour> {
+        let network = self.shared.network.behind_router(&self.shared.session, name, (uplink, inside))?;
+        Ok(Neighbour::new(name, network, Arc::clone(&self.shared)))
     }
 
     /// The server.

@@ -12,6 +12,7 @@ pub mod disk;
 pub mod image;
 pub mod lab;
 pub mod net;
+pub mod packets;
 pub mod programs;
 pub mod report;
 pub mod server;

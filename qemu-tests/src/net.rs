@@ -23,6 +23,8 @@ pub const SERVER_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
 pub const PREFIX: u8 = 24;
 /// The bridge that carries the server's address and all taps.
 pub const BRIDGE: &str = "br0";
+/// A namespace's end of the cable to another one.
+const UPLINK: &str = "up0";
 /// Connections through one forwarder at a time: a browser opens six, a handful of people look on.
 const FORWARDED_MAX: usize = 64;
 /// Waiting for a service in the namespace to take a connection.
@@ -41,7 +43,10 @@ impl Network {
     /// # Errors
     /// Not root, or iproute2 is missing.
     pub fn new(session: &Session) -> Result<Self> {
-        let namespace = session.name().to_owned();
+        Self::make(session, session.name().to_owned(), SERVER_ADDRESS)
+    }
+
+    fn make(session: &Session, namespace: String, address: Ipv4Addr) -> Result<Self> {
         session.owns_namespace(&namespace)?;
         run("ip", ["netns", "add", &namespace])?;
         let network = Self { namespace, taps: AtomicU32::new(0) };
@@ -58,9 +63,72 @@ impl Network {
             "mcast_snooping",
             "0",
         ])?;
-        network.ip(&["address", "add", &format!("{SERVER_ADDRESS}/{PREFIX}"), "dev", BRIDGE])?;
+        network.ip(&["address", "add", &format!("{address}/{PREFIX}"), "dev", BRIDGE])?;
         network.ip(&["link", "set", BRIDGE, "up"])?;
         Ok(network)
+    }
+
+    /// Makes another namespace on the same Ethernet, with this address.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn beside(&self, session: &Session, name: &str, address: Ipv4Addr) -> Result<Self> {
+        let other = self.joined(session, name, address)?;
+        other.ip(&["link", "set", UPLINK, "master", BRIDGE])?;
+        Ok(other)
+    }
+
+    /// Makes a router with `uplink` on this Ethernet, and on its bridge another network with `inside`.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn behind_router(
+        &self,
+        session: &Session,
+        name: &str,
+        (uplink, inside): (Ipv4Addr, Ipv4Addr),
+    ) -> Result<Self> {
+        let other = self.joined(session, name, inside)?;
+        other.ip(&["address", "add", &format!("{uplink}/{PREFIX}"), "dev", UPLINK])?;
+        let mut forward = other.command("sh");
+        forward.args(["-c", "echo 1 > /proc/sys/net/ipv4/ip_forward"]);
+        run_command(forward)?;
+        self.ip(&["route", "add", &format!("{}/{PREFIX}", network_of(inside)), "via", &uplink.to_string()])?;
+        Ok(other)
+    }
+
+    /// A namespace with a bridge of its own and a cable to this one's bridge.
+    fn joined(&self, session: &Session, name: &str, address: Ipv4Addr) -> Result<Self> {
+        let other = Self::make(session, format!("{}-{name}", self.namespace), address)?;
+        let port = format!("to-{name}");
+        let cable = ["link", "add", &port, "type", "veth", "peer", "name", UPLINK];
+        self.ip(&[&cable[..], &["netns", &other.namespace]].concat())?;
+        self.ip(&["link", "set", &port, "master", BRIDGE])?;
+        self.ip(&["link", "set", &port, "up"])?;
+        other.ip(&["link", "set", UPLINK, "up"])?;
+        Ok(other)
+    }
+
+    /// From now on no packet for this UDP port reaches the server.
+    ///
+    /// # Errors
+    /// nftables are missing.
+    pub fn drop_udp_to(&self, port: u16) -> Result<()> {
+        let rules = format!(
+            "add table inet lab; add chain inet lab input {{ type filter hook input priority 0; }}; \
+             add rule inet lab input udp dport {port} drop"
+        );
+        self.nft(&rules)
+    }
+
+    /// Runs commands of nftables in the namespace.
+    ///
+    /// # Errors
+    /// nftables are missing or refuse them.
+    pub fn nft(&self, rules: &str) -> Result<()> {
+        let mut nft = self.command("nft");
+        nft.arg(rules);
+        run_command(nft)
     }
 
     /// The namespace's name, for `ip netns exec`.
@@ -148,6 +216,11 @@ impl Network {
     }
 }
 
+/// The network that an address with [`PREFIX`] is in.
+fn network_of(address: Ipv4Addr) -> Ipv4Addr {
+    Ipv4Addr::from_bits(address.to_bits() & (u32::MAX << (32 - u32::from(PREFIX))))
+}
+
 fn accept_for_ever(listener: &TcpListener, inside: SocketAddr) {
     let open = Arc::new(AtomicUsize::new(0));
     for outer in listener.incoming().flatten() {
@@ -183,7 +256,12 @@ fn pass(mut from: &TcpStream, mut to: &TcpStream) {
 /// Runs a command to its end; its own words are the error.
 pub(crate) fn run<S: AsRef<OsStr>>(program: &str, arguments: impl IntoIterator<Item = S>) -> Result<()> {
     let mut command = Command::new(program);
-    let output = command.args(arguments).output().with_context(|| format!("running {program}"))?;
+    command.args(arguments);
+    run_command(command)
+}
+
+fn run_command(mut command: Command) -> Result<()> {
+    let output = command.output().with_context(|| format!("running {command:?}"))?;
     if !output.status.success() {
         bail!("{command:?}: {}", String::from_utf8_lossy(&output.stderr).trim());
     }

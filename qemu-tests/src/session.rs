@@ -220,7 +220,7 @@ fn keep_logs(dir: &Path) {
     }
 }
 
-/// Files that end in `.log`, in the directory and one level below.
+/// Files that end in `.log` or `.pcap`, in the directory and one level below.
 fn logs_in(dir: &Path) -> Vec<PathBuf> {
     let entries = |dir: &Path| -> Vec<PathBuf> {
         fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
@@ -229,7 +229,8 @@ fn logs_in(dir: &Path) -> Vec<PathBuf> {
     let below: Vec<PathBuf> =
         files.iter().filter(|path| path.is_dir()).flat_map(|path| entries(path)).collect();
     files.extend(below);
-    files.retain(|path| path.is_file() && path.extension().is_some_and(|ending| ending == "log"));
+    let is_kept = |path: &PathBuf| path.extension().is_some_and(|ending| ending == "log" || ending == "pcap");
+    files.retain(|path| path.is_file() && is_kept(path));
     files
 }
 

@@ -55,6 +55,10 @@ pub struct MachineSpec {
     pub processors: u32,
     /// In boot order, after the NIC.
     pub disks: Vec<DiskSpec>,
+    /// Under UEFI too the card comes before the disks.
+    pub network_first: bool,
+    /// More words for QEMU, last on its command line.
+    pub words: Vec<String>,
 }
 
 impl MachineSpec {
@@ -62,6 +66,19 @@ impl MachineSpec {
     #[must_use]
     pub fn mac_text(&self) -> String {
         self.mac.map(|byte| format!("{byte:02x}")).join(":")
+    }
+
+    /// The UUID that its firmware shows. Machines of one board maker differ in it, as real ones do; it follows from
+    /// the hardware address.
+    #[must_use]
+    pub fn uuid_text(&self) -> String {
+        format!("4e534953-0000-4000-8000-{}", self.mac_text().replace(':', ""))
+    }
+
+    /// The serial number that its firmware shows; it follows from the hardware address too.
+    #[must_use]
+    pub fn serial_text(&self) -> String {
+        format!("ESIR-{}", self.mac_text().replace(':', ""))
     }
 }
 
@@ -110,6 +127,12 @@ impl Machine {
     #[must_use]
     pub fn disks(&self) -> &[Disk] {
         &self.disks
+    }
+
+    /// Its port on the network.
+    #[must_use]
+    pub fn tap(&self) -> &str {
+        &self.wiring.tap
     }
 
     /// Where its sockets, logs and disks lie.

@@ -11,6 +11,8 @@ use crate::text::{Location, title};
 
 /// Time to read why an entry did not boot.
 const FAILED_S: u32 = 5;
+/// QUIRK(iPXE): it keeps what was typed, shows it to whoever has a command line, and the next form begins with it.
+const FORGET: &str = "clear password ||";
 /// Between two tries of a node that has no menu to go back to.
 const RETRY_S: u32 = 10;
 
@@ -18,6 +20,7 @@ const RETRY_S: u32 = 10;
 #[must_use]
 pub fn script(plan: &Plan<'_>, server: &Server, authorised: bool) -> String {
     let mut script = Script { text: "#!ipxe\n".to_owned(), plan, server };
+    script.line(FORGET);
     match &plan.start {
         Start::Menu(_) => script.menus(),
         Start::Entry(name) => script.entry_alone(name, authorised),
@@ -55,6 +58,7 @@ impl Script<'_> {
             }
         }
         self.line(":failed");
+        self.line(FORGET);
         self.line(format_args!("echo ESIR: that did not boot, back to the menu in {FAILED_S} s"));
         self.line("imgfree ||");
         self.line(format_args!("sleep {FAILED_S}"));
@@ -131,6 +135,7 @@ impl Script<'_> {
             }
         }
         self.line(":failed");
+        self.line(FORGET);
         self.line(format_args!("echo ESIR: that did not boot, asking the server again in {RETRY_S} s"));
         self.line("imgfree ||");
         self.line(format_args!("sleep {RETRY_S}"));

@@ -7,11 +7,13 @@ use anyhow::{Context as _, Result, bail, ensure};
 use node_api::{FirmwareKind, Stage};
 use tokio::time::{Instant, sleep};
 
-use super::Shared;
+use super::{Neighbour, Shared};
 use crate::admin::node::{Failure, NodeView};
 use crate::console::{Console, Output, Shell};
 use crate::disk::{Bus, Disk, DiskSpec};
 use crate::image::ROOT_PASSWORD;
+use crate::net::Network;
+use crate::packets::Recorder;
 use crate::vm::{Machine, MachineSpec, Nic};
 
 /// From power to any point of one boot. PXE takes 20 to 40 s under TCG, an OVMF that tries other protocols
@@ -34,6 +36,7 @@ const DEFAULT_MEMORY_MIB: u32 = 2048;
 #[derive(Debug)]
 pub struct NodeBuilder {
     shared: Arc<Shared>,
+    network: Arc<Network>,
     spec: MachineSpec,
     data: Option<String>,
 }
@@ -48,8 +51,11 @@ impl NodeBuilder {
             memory_mib: DEFAULT_MEMORY_MIB,
             processors: 2,
             disks: Vec::new(),
+            network_first: false,
+            words: Vec::new(),
         };
-        Self { shared, spec, data: None }
+        let network = Arc::clone(&shared.network);
+        Self { shared, network, spec, data: None }
     }
 
     /// PC BIOS or UEFI.
@@ -80,6 +86,27 @@ impl NodeBuilder {
         self
     }
 
+    /// Plugs it into the network that a neighbour is the router of.
+    #[must_use]
+    pub fn behind(mut self, router: &Neighbour) -> Self {
+        self.network = Arc::clone(router.network());
+        self
+    }
+
+    /// Under UEFI too the card comes before the disks; PC BIOS does so anyway.
+    #[must_use]
+    pub fn network_first(mut self) -> Self {
+        self.spec.network_first = true;
+        self
+    }
+
+    /// More words for QEMU's command line.
+    #[must_use]
+    pub fn words(mut self, words: &[&str]) -> Self {
+        self.spec.words.extend(words.iter().map(|&word| word.to_owned()));
+        self
+    }
+
     /// One more disk; its serial number is `NAME-0`, `NAME-1`, and so on.
     #[must_use]
     pub fn disk(mut self, bus: Bus, size_bytes: u64) -> Self {
@@ -100,11 +127,11 @@ impl NodeBuilder {
     /// # Errors
     /// Its files or its tap cannot be made.
     pub fn build(self) -> Result<Node> {
-        let machine = Machine::new(self.spec, &self.shared.session, &self.shared.network)?;
+        let machine = Machine::new(self.spec, &self.shared.session, &self.network)?;
         if let Some(text) = self.data {
             machine.disks().iter().try_for_each(|disk| disk.put_data(&text))?;
         }
-        Ok(Node { shared: self.shared, machine, said: Mutex::new(None) })
+        Ok(Node { machine, said: Mutex::new(None), network: self.network, shared: self.shared })
     }
 
     /// Makes the machine and switches it on.
@@ -123,6 +150,7 @@ impl NodeBuilder {
 pub struct Node {
     machine: Machine,
     said: Mutex<Option<Stage>>,
+    network: Arc<Network>,
     shared: Arc<Shared>,
 }
 
@@ -134,7 +162,7 @@ impl Node {
     pub fn power_on(&self) -> Result<&Self> {
         self.note("power on");
         self.machine.console().starts_anew();
-        self.machine.power_on(&self.shared.session, &self.shared.network)?;
+        self.machine.power_on(&self.shared.session, &self.network)?;
         Ok(self)
     }
 
@@ -146,6 +174,14 @@ impl Node {
         self.note("power cut");
         self.machine.cut_power()?;
         Ok(self)
+    }
+
+    /// Begins to record what goes over its wire.
+    ///
+    /// # Errors
+    /// Its port cannot be listened at.
+    pub fn record(&self) -> Result<Recorder> {
+        Recorder::start(self.network.namespace(), self.machine.tap())
     }
 
     /// The machine itself.

@@ -68,6 +68,7 @@ pub(super) fn qemu_arguments(spec: &MachineSpec, wiring: &Wiring) -> Vec<String>
         add("-device", format!("{}{}", disk_device(disk, number), boot_index(spec, number + 2)));
     }
     words.push("-nodefaults".into());
+    words.extend(spec.words.iter().cloned());
     words
 }
 
@@ -78,10 +79,9 @@ fn console(wiring: &Wiring) -> String {
     format!("socket,id=console,server=on,wait=off,path={socket},logfile={log},logappend=on")
 }
 
-/// Machines of one board maker differ in UUID and serial, as real ones do; both follow from the MAC.
 fn smbios(spec: &MachineSpec) -> String {
-    let mac = spec.mac_text().replace(':', "");
-    format!("type=1,uuid=4e534953-0000-4000-8000-{mac},serial=ESIR-{mac},manufacturer=QEMU,product=lab")
+    let (uuid, serial) = (spec.uuid_text(), spec.serial_text());
+    format!("type=1,uuid={uuid},serial={serial},manufacturer=QEMU,product=lab")
 }
 
 fn network_card(spec: &MachineSpec) -> String {
@@ -106,12 +106,12 @@ fn disk_device(disk: &DiskSpec, number: usize) -> String {
     format!("{attached},drive=disk{number},serial={}", disk.serial)
 }
 
-/// The place in the boot order, for PC BIOS alone: UEFI firmware keeps its own order, which the installed system's
-/// entry goes into, and a place given here would overrule it at each start.
+/// The place in the boot order, for PC BIOS alone unless asked for: UEFI firmware keeps its own order, which the
+/// installed system's entry goes into, and a place given here would overrule it at each start.
 fn boot_index(spec: &MachineSpec, place: usize) -> String {
     match spec.firmware {
-        FirmwareKind::Bios => format!(",bootindex={place}"),
-        FirmwareKind::Uefi => String::new(),
+        FirmwareKind::Uefi if !spec.network_first => String::new(),
+        FirmwareKind::Bios | FirmwareKind::Uefi => format!(",bootindex={place}"),
     }
 }
 
@@ -129,6 +129,8 @@ mod tests {
             memory_mib: 1536,
             processors: 2,
             disks: vec![DiskSpec { bus, size_bytes: gib(8), serial: "A0".into() }],
+            network_first: false,
+            words: vec!["-fw_cfg".into(), "name=a,string=b".into()],
         };
         let wiring = Wiring { dir: "/lab/a".into(), tap: "tap0".into() };
         qemu_arguments(&spec, &wiring).join(" ")

@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 mod debian_image;
+mod firmware;
 mod server_killed_in_mid_fetch;
 mod two_disks;
 mod two_machines;
@@ -67,10 +68,18 @@ fn main() -> ExitCode {
         println!("stories cannot be told: {error:#}");
         return ExitCode::FAILURE;
     }
-    let trials = STORIES.iter().map(|story| {
-        let trial = Trial::test(story.name, || tell(story));
-        trial.with_ignored_flag(skipped.is_some())
+    let slow_are_skipped = std::env::var_os("ESIR_SKIP_SLOW").is_some();
+    let trial = |story: &'static Story, is_skipped| {
+        Trial::test(story.name, || tell(story)).with_ignored_flag(is_skipped || skipped.is_some())
+    };
+    let quick = STORIES.iter().chain(&firmware::STORIES).map(|story| trial(story, false));
+    let slow = firmware::SLOW_STORIES.iter().map(|story| {
+        if slow_are_skipped && skipped.is_none() {
+            println!("skipped, as ESIR_SKIP_SLOW is set: {}", story.name);
+        }
+        trial(story, slow_are_skipped)
     });
+    let trials = quick.chain(slow);
     libtest_mimic::run(&arguments, trials.collect()).exit_code()
 }
 

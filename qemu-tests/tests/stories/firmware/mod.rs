@@ -1,0 +1,89 @@
+//! From power-on to the agent's start, or to the local disk, on every kind of firmware, each with the conversation
+//! that it takes.
+
+mod chained;
+mod local_disk;
+mod menu;
+mod proxy;
+mod pxe;
+mod relay;
+
+use anyhow::{Context as _, Result};
+use qemu_tests::packets::{Names, Recorder};
+use qemu_tests::{Lab, LabOptions, Node, Stage};
+
+use super::Story;
+
+/// Enough for the agent and what it keeps in memory.
+const MEMORY_MIB: u32 = 1024;
+
+/// In the order of what they need.
+pub(crate) const STORIES: [Story; 9] = [
+    Story {
+        name: "a BIOS machine boots by the iPXE in its network card",
+        tell: || Box::pin(pxe::ipxe_rom()),
+    },
+    Story {
+        name: "a BIOS machine whose card has a bare PXE ROM boots by undionly.kpxe",
+        tell: || Box::pin(chained::tell()),
+    },
+    Story { name: "a UEFI machine boots by its firmware's own PXE", tell: || Box::pin(pxe::uefi()) },
+    Story { name: "a UEFI machine boots over HTTP", tell: || Box::pin(pxe::uefi_http()) },
+    Story {
+        name: "a machine boots beside another DHCP server, by port 4011",
+        tell: || Box::pin(proxy::with_port_4011()),
+    },
+    Story {
+        name: "a machine boots beside another DHCP server where port 4011 is closed",
+        tell: || Box::pin(proxy::without_port_4011()),
+    },
+    Story { name: "a machine boots behind a router with a DHCP relay", tell: || Box::pin(relay::tell()) },
+    Story {
+        name: "what is typed at a machine's menu decides what boots, behind a password too",
+        tell: || Box::pin(menu::tell()),
+    },
+    Story {
+        name: "a BIOS machine whose menu's time is over boots its own disk",
+        tell: || Box::pin(local_disk::bios()),
+    },
+];
+
+/// Those that take longer than a minute and a half.
+pub(crate) const SLOW_STORIES: [Story; 1] = [Story {
+    name: "a UEFI machine that is to boot its own disk does so",
+    tell: || Box::pin(local_disk::uefi()),
+}];
+
+/// A lab whose server has this site file.
+async fn lab(site: &str) -> Result<Lab> {
+    let (mut options, _image) = LabOptions::debian_12()?;
+    let file = tempfile::NamedTempFile::with_suffix(".toml")?;
+    std::fs::write(file.path(), site)?;
+    options.server.site = Some(file.path().to_owned());
+    Lab::start(options).await
+}
+
+/// Powers a machine on, waits for its agent, and compares what went over its wire with `goldens/NAME.txt`.
+async fn reaches_its_agent(lab: &Lab, node: &Node, golden: (&str, &str), names: &Names) -> Result<()> {
+    let recorder = node.record()?;
+    let reached = node.power_on()?.reaches(Stage::Await).await.map(drop);
+    is_as_kept(lab, recorder, golden, names, reached)
+}
+
+/// Compares a conversation with the kept one. If the story failed already, it only shows the conversation.
+fn is_as_kept(
+    lab: &Lab,
+    recorder: Recorder,
+    (name, title): (&str, &str),
+    names: &Names,
+    told: Result<()>,
+) -> Result<()> {
+    let recording = recorder.stop()?;
+    recording.save(&lab.dir().join(format!("{name}.pcap")))?;
+    told.with_context(|| format!("the conversation so far:\n{}", recording.told(names)))?;
+    recording.is_like(name, title, names)
+}
+
+fn names(node: &Node) -> Names {
+    Names::of(node.machine().spec())
+}
