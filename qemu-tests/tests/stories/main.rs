@@ -68,18 +68,16 @@ fn main() -> ExitCode {
         println!("stories cannot be told: {error:#}");
         return ExitCode::FAILURE;
     }
-    let slow_are_skipped = std::env::var_os("ESIR_SKIP_SLOW").is_some();
+    let no_rewriting = firmware::why_no_rewriting().filter(|_| skipped.is_none());
+    if let Some(why) = &no_rewriting {
+        firmware::REWRITING_STORIES.iter().for_each(|story| println!("skipped: {}: {why}", story.name));
+    }
     let trial = |story: &'static Story, is_skipped| {
         Trial::test(story.name, || tell(story)).with_ignored_flag(is_skipped || skipped.is_some())
     };
-    let quick = STORIES.iter().chain(&firmware::STORIES).map(|story| trial(story, false));
-    let slow = firmware::SLOW_STORIES.iter().map(|story| {
-        if slow_are_skipped && skipped.is_none() {
-            println!("skipped, as ESIR_SKIP_SLOW is set: {}", story.name);
-        }
-        trial(story, slow_are_skipped)
-    });
-    let trials = quick.chain(slow);
+    let everywhere = STORIES.iter().chain(&firmware::STORIES).map(|story| trial(story, false));
+    let rewriting = firmware::REWRITING_STORIES.iter().map(|story| trial(story, no_rewriting.is_some()));
+    let trials = everywhere.chain(rewriting);
     libtest_mimic::run(&arguments, trials.collect()).exit_code()
 }
 

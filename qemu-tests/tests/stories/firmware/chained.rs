@@ -17,7 +17,7 @@ const GOLDEN: (&str, &str) = (
     "SeaBIOS, a ROM that says it is PXE only (its options 77 and 175 are 225 and 226 here), undionly.kpxe",
 );
 /// Options 77 and 175 of the iPXE in the ROM begin 290 and 321 bytes into its DHCP packets, 8 bytes behind the UDP
-/// header. A payload so far behind needs Linux 6.2. The checksum goes, as IPv4 allows, since the payload changes.
+/// header. The checksum goes, as IPv4 allows, since the payload changes.
 const RULES: &str = "
     add table bridge vendor
     add set bridge vendor chained { type ether_addr; flags dynamic; }
@@ -31,7 +31,7 @@ const RULES: &str = "
 
 pub(crate) async fn tell() -> Result<()> {
     let lab = lab("").await?;
-    lab.network().nft(RULES).context("disguising the ROM; that needs Linux 6.2 or newer")?;
+    lab.network().nft(RULES).context("disguising the ROM")?;
     let node = lab.node("bare-rom").firmware(FirmwareKind::Bios).nic(Nic::E1000);
     let node = node.memory_mib(MEMORY_MIB).build()?;
     // At the server's port: at the machine's own the packets are still as iPXE sent them.

@@ -17,15 +17,14 @@ use super::Story;
 /// Enough for the agent and what it keeps in memory.
 const MEMORY_MIB: u32 = 1024;
 
+/// From this version of Linux on nftables reach beyond the first 255 bytes of a packet.
+const REWRITING_KERNEL: [u32; 2] = [6, 2];
+
 /// In the order of what they need.
 pub(crate) const STORIES: [Story; 9] = [
     Story {
         name: "a BIOS machine boots by the iPXE in its network card",
         tell: || Box::pin(pxe::ipxe_rom()),
-    },
-    Story {
-        name: "a BIOS machine whose card has a bare PXE ROM boots by undionly.kpxe",
-        tell: || Box::pin(chained::tell()),
     },
     Story { name: "a UEFI machine boots by its firmware's own PXE", tell: || Box::pin(pxe::uefi()) },
     Story { name: "a UEFI machine boots over HTTP", tell: || Box::pin(pxe::uefi_http()) },
@@ -46,13 +45,25 @@ pub(crate) const STORIES: [Story; 9] = [
         name: "a BIOS machine whose menu's time is over boots its own disk",
         tell: || Box::pin(local_disk::bios()),
     },
+    Story {
+        name: "a UEFI machine that is to boot its own disk does so",
+        tell: || Box::pin(local_disk::uefi()),
+    },
 ];
 
-/// Those that take longer than a minute and a half.
-pub(crate) const SLOW_STORIES: [Story; 1] = [Story {
-    name: "a UEFI machine that is to boot its own disk does so",
-    tell: || Box::pin(local_disk::uefi()),
+/// Those for which the kernel of this machine must be able to rewrite packets.
+pub(crate) const REWRITING_STORIES: [Story; 1] = [Story {
+    name: "a BIOS machine whose card has a bare PXE ROM boots by undionly.kpxe",
+    tell: || Box::pin(chained::tell()),
 }];
+
+/// Why [`REWRITING_STORIES`] are not told on this machine.
+pub(crate) fn why_no_rewriting() -> Option<String> {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let numbers: Vec<u32> = release.split(['.', '-']).map_while(|part| part.parse().ok()).take(2).collect();
+    (numbers < REWRITING_KERNEL.to_vec())
+        .then(|| format!("nftables of Linux {} change no byte so far into a packet", release.trim()))
+}
 
 /// A lab whose server has this site file.
 async fn lab(site: &str) -> Result<Lab> {
