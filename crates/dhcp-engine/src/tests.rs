@@ -6,6 +6,7 @@ mod hostile;
 mod probes;
 mod programs;
 mod proxy;
+mod recorded;
 mod relays;
 mod settings_change;
 
