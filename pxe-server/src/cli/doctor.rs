@@ -56,7 +56,7 @@ pub(super) fn doctor(arguments: &DoctorArguments) -> Result<()> {
     }
     match findings.iter().filter(|finding| finding.level == Level::Bad).count() {
         0 => Ok(()),
-        bad => bail!("{bad} of {} findings keep nodes from booting", findings.len()),
+        bad => bail!("nodes will not boot: {bad} of {} findings marked BAD", findings.len()),
     }
 }
 

@@ -6,8 +6,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use nix::ifaddrs::InterfaceAddress;
+use nix::net::if_::InterfaceFlags;
+
 use super::Finding;
-use crate::netboot::{BOOT_PROGRAMS, BootProgram, port_user, server_address};
+use crate::netboot::{BOOT_PROGRAMS, BootProgram, port_user};
 
 /// Ports that nodes are answered on: protocol, number, for what.
 const PORTS: [(&str, u16, &str); 3] = [("UDP", 67, "DHCP"), ("UDP", 69, "TFTP"), ("UDP", 4011, "PXE")];
@@ -60,24 +63,49 @@ fn interface(setup: &HostSetup) -> Finding {
             "give --interface NAME, or name it in the site file",
         );
     };
-    let state = fs::read_to_string(format!("/sys/class/net/{name}/operstate"));
-    let Ok(state) = state else {
+    // Asked of the kernel and not read below /sys, which in a container may be another network's.
+    let Ok(all) = nix::ifaddrs::getifaddrs() else {
+        return Finding::doubt("the network interfaces cannot be listed", "run this as root");
+    };
+    let entries: Vec<InterfaceAddress> = all.filter(|entry| entry.interface_name == *name).collect();
+    let Some(flags) = entries.first().map(|entry| entry.flags) else {
         return Finding::bad(format!("there is no interface {name}"), "`ip link` lists those that there are");
     };
-    let carrier = fs::read_to_string(format!("/sys/class/net/{name}/carrier"));
-    if state.trim() == "down" || carrier.is_ok_and(|carrier| carrier.trim() == "0") {
+    if !flags.contains(InterfaceFlags::IFF_UP) {
+        return Finding::bad(format!("interface {name} is down"), format!("`ip link set {name} up`"));
+    }
+    if !flags.contains(InterfaceFlags::IFF_RUNNING) {
         return Finding::bad(
-            format!("interface {name} is {}, or has no cable", state.trim()),
-            format!("`ip link set {name} up`, and see to its cable and switch port"),
+            format!("interface {name} is up and has no link"),
+            "see to its cable and to the port of its switch",
         );
     }
-    match server_address(name, setup.address) {
-        Some(address) => Finding::good(format!("interface {name} is up and has the address {address}")),
-        None => Finding::bad(
-            format!("interface {name} does not have the IPv4 address that nodes would need"),
+    let has: Vec<Ipv4Addr> =
+        entries.iter().filter_map(|entry| Some(entry.address.as_ref()?.as_sockaddr_in()?.ip())).collect();
+    addresses(name, setup.address, &has)
+}
+
+/// The addresses that an interface has against the one that nodes would use.
+pub(super) fn addresses(name: &str, wanted: Option<Ipv4Addr>, has: &[Ipv4Addr]) -> Finding {
+    let all = has.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    match (wanted, has.first()) {
+        (Some(wanted), _) if has.contains(&wanted) => {
+            Finding::good(format!("interface {name} is up and has the address {wanted}"))
+        }
+        (None, Some(first)) => Finding::good(format!(
+            "interface {name} is up; nodes are answered from its first address, {first}"
+        )),
+        (Some(wanted), Some(_)) => Finding::bad(
+            format!("interface {name} has {all}, and the site file says server.address = \"{wanted}\""),
             format!(
-                "`ip address add {}/24 dev {name}`",
-                setup.address.unwrap_or(Ipv4Addr::new(10, 77, 0, 1))
+                "`ip address add {wanted}/24 dev {name}` (with its network's length), or correct the site file"
+            ),
+        ),
+        (wanted, None) => Finding::bad(
+            format!("interface {name} has no IPv4 address, so nodes cannot be answered"),
+            format!(
+                "`ip address add {}/24 dev {name}` (with its network's length)",
+                wanted.unwrap_or(Ipv4Addr::new(10, 77, 0, 1))
             ),
         ),
     }
@@ -100,9 +128,10 @@ fn ports(setup: &HostSetup) -> Vec<Finding> {
 
 pub(super) fn neighbours(limit: Option<&str>) -> Finding {
     match limit.and_then(|text| text.trim().parse::<u32>().ok()) {
-        None => {
-            Finding::doubt("the neighbour table's limit cannot be read", "see to /proc/sys/net/ipv4/neigh")
-        }
+        None => Finding::doubt(
+            "the neighbour table's limit cannot be seen from here, as from within every network namespace or container",
+            "ask the host: `sysctl net.ipv4.neigh.default.gc_thresh3` should say at least twice the number of nodes",
+        ),
         Some(limit) if limit < NODES * 2 => Finding::doubt(
             format!(
                 "the neighbour table holds {limit} machines, for all networks together: beyond it answers are lost without a word"
@@ -209,6 +238,10 @@ fn bundle(state: &Path) -> Vec<Finding> {
     let root = state.join(crate::bundle::DEFAULT_BUNDLE);
     match crate::bundle::verify(&root) {
         Ok(_) => vec![Finding::good(format!("the boot bundle in {} is whole", root.display()))],
+        Err(_) if !root.exists() => vec![Finding::bad(
+            format!("there is no boot bundle in {}, so no node gets an agent", root.display()),
+            format!("`image-tools boot build -o {}`, or name another directory with --state", root.display()),
+        )],
         Err(error) => vec![Finding::bad(
             format!("the boot bundle cannot be used: {error:#}"),
             format!("`image-tools boot build -o {}`", root.display()),
@@ -223,7 +256,23 @@ pub(super) fn clock(now_unix_s: u64) -> Finding {
             "set it: `timedatectl set-ntp true`",
         );
     }
-    Finding::good("the clock says a time that can be")
+    let day = now_unix_s / 86_400;
+    let (hours, minutes) = (now_unix_s / 3600 % 24, now_unix_s / 60 % 60);
+    let (year, month, day) = date(day);
+    Finding::good(format!(
+        "the clock says {year}-{month:02}-{day:02} {hours:02}:{minutes:02} UTC; see that it is right"
+    ))
+}
+
+/// Year, month and day of the Gregorian calendar for a day since 1970, counted in years that begin in March.
+fn date(day: u64) -> (u64, u64, u64) {
+    let day = day + 719_468;
+    let (era, of_era) = (day / 146_097, day % 146_097);
+    let year = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year + year / 4 - year / 100);
+    let month = (5 * of_year + 2) / 153;
+    let is_next_year = u64::from(month >= 10);
+    (era * 400 + year + is_next_year, month + 3 - 12 * is_next_year, of_year - (153 * month + 2) / 5 + 1)
 }
 
 fn disk(state: &Path) -> Option<Finding> {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use dhcp_wire::{MacAddr, Message, MessageKind, code};
 
 use super::frames;
-use super::host::{HostSetup, clock, firewall, neighbours};
+use super::host::{HostSetup, addresses, clock, firewall, neighbours};
 use super::wire::{Content, Dhcp, Watch};
 use super::*;
 
@@ -272,7 +272,27 @@ fn host_that_is_not_ready_is_told_what_to_do() {
     assert!(neighbours(Some("1024\n")).remedy.contains("gc_thresh3=4000"));
     assert_eq!(neighbours(Some("8192")).level, Level::Good);
     assert_eq!(clock(100).level, Level::Bad);
-    assert_eq!(clock(1_800_000_000).level, Level::Good);
+    for (now, date) in [
+        (1_800_000_000, "2027-01-15 08:00"),
+        (1_709_164_800, "2024-02-29 00:00"),
+        (1_735_689_599, "2024-12-31 23:59"),
+        (4_107_542_400, "2100-03-01 00:00"),
+    ] {
+        let clock = clock(now);
+        assert_eq!(clock.level, Level::Good);
+        assert!(clock.what.contains(date), "{}", clock.what);
+    }
+    let wanted = Ipv4Addr::new(10, 77, 0, 1);
+    let has = [Ipv4Addr::new(192, 0, 2, 2), wanted];
+    assert_eq!(addresses("e", Some(wanted), &has).level, Level::Good);
+    assert!(addresses("e", None, &has).what.contains("first address, 192.0.2.2"));
+    let other = addresses("e", Some(wanted), &has[..1]);
+    assert!(
+        other.what.contains("has 192.0.2.2, and the site file says server.address = \"10.77.0.1\""),
+        "{other:?}"
+    );
+    assert!(other.remedy.contains("ip address add 10.77.0.1/24 dev e"));
+    assert!(addresses("e", None, &[]).what.contains("no IPv4 address"));
     let closed = "table inet filter {\n\tchain input {\n\t\ttype filter hook input priority 0; policy drop;\n\t\tudp dport { 67, 69 } accept\n\t}\n}";
     let found = firewall(Some(closed), &setup());
     assert!(found.level == Level::Bad && found.what.contains("4011, 80, 8443"), "{found:?}");
