@@ -4,7 +4,9 @@
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 
-use boot_menu::{Facts, Firmware, NodeRule, RawChoice, Sections, Server, check, grub, ipxe, preview};
+use boot_menu::{
+    Facts, Firmware, NodeRule, RawChoice, Sections, Server, check, grub, ipxe, preview, pxelinux,
+};
 use toml::de::DeTable;
 
 #[path = "../../crates/boot-menu/src/tests/oracle.rs"]
@@ -58,6 +60,7 @@ pub fn menus(data: &[u8]) {
                     .expect("an iPXE script of ours");
             }
             oracle::judge_grub(&grub::config(&plan, mac)).expect("a GRUB configuration of ours");
+            oracle::judge_pxelinux(&pxelinux::config(&plan, mac)).expect("a PXELINUX configuration of ours");
             let _ = preview::draw(&plan);
         }
     }

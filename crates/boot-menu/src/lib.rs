@@ -5,7 +5,7 @@
 //! Read first: [`Menus`] (the checked model), [`Facts`] (a node as it boots), [`Plan`] (what it gets).
 //!
 //! ```text
-//! TOML --Sections--> check --Menus--> resolve(Facts) --Plan--> ipxe::script / grub::config / preview::draw
+//! TOML --Sections--> check --Menus--> resolve(Facts) --Plan--> ipxe::script / grub::config / pxelinux::config / preview::draw
 //! ```
 #![forbid(unsafe_code)]
 
@@ -15,6 +15,7 @@ mod hostlist;
 pub mod ipxe;
 mod model;
 pub mod preview;
+pub mod pxelinux;
 mod raw;
 mod resolve;
 mod select;

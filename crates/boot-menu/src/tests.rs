@@ -423,6 +423,7 @@ fn render_all(menus: &Menus, node: &Facts) {
                 oracle::judge_ipxe(&ipxe::script(&plan, &server(), authorised)).unwrap();
             }
             oracle::judge_grub(&grub::config(&plan, facts.mac)).unwrap();
+            oracle::judge_pxelinux(&pxelinux::config(&plan, facts.mac)).unwrap();
             let _ = preview::draw(&plan);
         }
     }
@@ -518,4 +519,52 @@ fn own_disk_is_known_before_a_node_is_answered() {
     assert_eq!(disk("0c", true, false), None, "somebody may choose");
     assert_eq!((disk("0d", true, false), disk("0d", false, true)), (None, Some(Local::Ignore)));
     assert_eq!(disk("0e", true, false), None, "its firmware is not known yet");
+}
+
+#[test]
+fn pxelinux_gets_what_it_can_do_and_a_word_about_the_rest() {
+    let menus = menus(SITE, vec![]);
+    let facts = facts("52:54:00:aa:bb:01", Firmware::Bios);
+    let plan = menus.resolve(&facts, &server(), |_| false).unwrap();
+    let config = pxelinux::config(&plan, facts.mac);
+    oracle::judge_pxelinux(&config).unwrap();
+    golden("menu-pxelinux.cfg", &config);
+    let mut alone = String::new();
+    for entry in menus.entries.keys() {
+        let plan = menus.resolve_entry(&facts, &server(), entry).unwrap();
+        let config = pxelinux::config(&plan, facts.mac);
+        oracle::judge_pxelinux(&config).unwrap();
+        alone += &format!("# --- {entry}\n{config}");
+    }
+    let words = ["initrd=initrd.img", "esir.token=t", "quiet"].map(str::to_owned);
+    alone += &format!("# --- the agent\n{}", pxelinux::agent("b1", &words).unwrap());
+    golden("entries-pxelinux.cfg", &alone);
+    for text in
+        [pxelinux::message("a\nLABEL x"), pxelinux::local(Local::Exit1), pxelinux::local(Local::Ignore)]
+    {
+        oracle::judge_pxelinux(&text).unwrap();
+    }
+    assert_eq!(pxelinux::agent("b 1", &words), None);
+    assert_eq!(pxelinux::agent("b1", &["a\nb".to_owned()]), None);
+}
+
+#[test]
+fn pxelinux_s_file_names_are_read_and_nothing_else_is() {
+    use pxelinux::Name;
+    let mac: dhcp_wire::MacAddr = "52:54:00:aa:bb:cc".parse().unwrap();
+    assert_eq!(Name::parse("pxelinux.cfg/01-52-54-00-aa-bb-cc"), Some(Name::Node(mac)));
+    assert_eq!(Name::parse("pxelinux/menu/52:54:00:aa:bb:cc/tools"), Some(Name::Menu(mac, "tools".into())));
+    assert_eq!(Name::parse("pxelinux/item/52:54:00:aa:bb:cc/deploy"), Some(Name::Item(mac, "deploy".into())));
+    for other in [
+        "pxelinux.cfg/default",
+        "pxelinux.cfg/0A4D0001",
+        "pxelinux.cfg/01-ff-ff-ff-ff-ff-ff",
+        "pxelinux.cfg/20-52-54-00-aa-bb-cc",
+        "pxelinux.cfg/564d0000-0000-0000-0000-000000000000",
+        "pxelinux/other/52:54:00:aa:bb:cc/x",
+        "pxelinux/item/x",
+        "pxelinux.0",
+    ] {
+        assert_eq!(Name::parse(other), None, "{other}");
+    }
 }

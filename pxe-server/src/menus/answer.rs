@@ -1,6 +1,6 @@
 //! From what a node asks to what it gets: one path for the server and for the command line.
 
-use boot_menu::{Facts, Firmware, Kind, Local, Menus, Plan, Server, Start, grub, ipxe};
+use boot_menu::{Facts, Firmware, Kind, Local, Menus, Plan, Server, Start, grub, ipxe, pxelinux};
 use node_api::{FirmwareKind, Identity};
 
 use crate::netboot::{Asks, BootRequest, Loader};
@@ -34,6 +34,7 @@ pub(crate) fn facts(request: &BootRequest, name: String, known: Option<Identity>
     let known = known.unwrap_or_default();
     let firmware = match (request.loader, request.platform) {
         (Loader::Grub, _) => Firmware::SecureBoot,
+        (Loader::Pxelinux, _) => Firmware::Bios,
         (Loader::Ipxe, FirmwareKind::Uefi) => Firmware::Uefi,
         (Loader::Ipxe, FirmwareKind::Bios) => Firmware::Bios,
     };
@@ -67,7 +68,7 @@ pub(crate) fn answer(
     let Some(plan) = plan else { return by_task() };
     let once = plan.once.clone();
     let Start::Entry(name) = &plan.start else {
-        return Answer { give: Give::Script(render(&plan, facts, server, false)), local, once };
+        return Answer { give: Give::Script(render(&plan, request, server, false)), local, once };
     };
     let Some(entry) = menus.entry(name) else { return by_task() };
     let proved = request.user.as_ref().is_some_and(|user| entry.users().contains(user));
@@ -78,17 +79,18 @@ pub(crate) fn answer(
     }
     let give = match entry.kind() {
         // An entry that is not for this machine is not booted on it by asking for it.
-        _ if plan.ready(name).is_err() => Give::Script(render(&plan, facts, server, proved)),
+        _ if plan.ready(name).is_err() => Give::Script(render(&plan, request, server, proved)),
         Kind::Deploy if entry.users().is_empty() || proved || at_grub => Give::Task,
         Kind::Inventory if entry.users().is_empty() || proved || at_grub => Give::Inventory,
-        _ => Give::Script(render(&plan, facts, server, proved)),
+        _ => Give::Script(render(&plan, request, server, proved)),
     };
     Answer { give, local, once }
 }
 
-fn render(plan: &Plan<'_>, facts: &Facts, server: &Server, authorised: bool) -> String {
-    match facts.firmware {
-        Firmware::SecureBoot => grub::config(plan, facts.mac),
-        Firmware::Bios | Firmware::Uefi => ipxe::script(plan, server, authorised),
+fn render(plan: &Plan<'_>, request: &BootRequest, server: &Server, authorised: bool) -> String {
+    match request.loader {
+        Loader::Grub => grub::config(plan, request.mac),
+        Loader::Pxelinux => pxelinux::config(plan, request.mac),
+        Loader::Ipxe => ipxe::script(plan, server, authorised),
     }
 }

@@ -26,11 +26,12 @@ impl FileSource for NodeFiles {
         if let Some(program) = self.programs.get(name) {
             return Some(program);
         }
-        if let Some(config) = self.scripts.grub(name, node) {
-            return Some(config.into());
-        }
         if let Some(file) = name.strip_prefix("files/") {
-            return self.files.open(&self.policy.menu_files()?, file).ok().map(|(bytes, _)| bytes);
+            let own = self.policy.menu_files().and_then(|all| self.files.open(&all, file).ok());
+            return own.map(|(bytes, _)| bytes).or_else(|| self.scripts.named(name, node).map(Bytes::from));
+        }
+        if let Some(config) = self.scripts.named(name, node) {
+            return Some(config.into());
         }
         let (bundle, file) = name.strip_prefix("boot/")?.split_once('/')?;
         self.objects.get(&*self.policy, bundle, BootObject::from_name(file)?).ok()

@@ -64,6 +64,8 @@ pub(crate) enum Loader {
     Ipxe,
     /// A signed GRUB, behind Secure Boot's shim.
     Grub,
+    /// PXELINUX on BIOS, which somebody else's DHCP gave it.
+    Pxelinux,
 }
 
 /// What of a node's menus is asked for.

@@ -186,6 +186,18 @@ fn chosen_entries_carry_a_token_a_password_or_nothing() {
         let by_tftp = running.curl(&[&format!("tftp://10.77.0.1/{name}")]).output().unwrap();
         assert_eq!(String::from_utf8(by_tftp.stdout).unwrap(), config, "{name}");
     }
+    // And by PXELINUX's, wherever it lies itself.
+    let config = running.get("/pxelinux.cfg/01-52-54-00-00-00-01");
+    assert!(config.contains("LABEL deploy\n  CONFIG ::pxelinux/item/52:54:00:00:00:01/deploy\n"), "{config}");
+    assert!(!config.contains("token") && !config.contains("LABEL big"), "{config}");
+    for url in ["http://10.77.0.1/files", "tftp://10.77.0.1", "tftp://10.77.0.1/files"] {
+        let again = running.curl(&[&format!("{url}/pxelinux.cfg/01-52-54-00-00-00-01")]).output().unwrap();
+        assert_eq!(String::from_utf8(again.stdout).unwrap(), config, "{url}");
+    }
+    let agent = running.get("/pxelinux/item/52:54:00:00:00:01/deploy");
+    assert!(agent.contains("APPEND esir.server=") && !agent.contains("initrd=initrd.img"), "{agent}");
+    assert!(running.get("/pxelinux/item/52:54:00:00:00:01/big").contains("behind a password"));
+    assert_eq!(running.status(&[], "/pxelinux.cfg/default"), "404");
     // A password, by the same scheme as iPXE's.
     let protected = format!("/boot.ipxe?{NODE}&item=big");
     assert_eq!(running.status(&[], &protected), "401");

@@ -121,3 +121,32 @@ pub(crate) fn judge_grub(config: &str) -> Result<(), String> {
     }
     if depth == 0 { Ok(()) } else { Err("a brace that is not closed".into()) }
 }
+
+/// PXELINUX: each line is one word of its language, and everything that is jumped to is there.
+pub(crate) fn judge_pxelinux(config: &str) -> Result<(), String> {
+    let labels: Vec<&str> = config.lines().filter_map(|line| line.strip_prefix("LABEL ")).collect();
+    let mut boots = 0;
+    for line in config.lines() {
+        let wrong = |what: &str| Err(format!("{what}: {line}"));
+        if line.len() > 2000 || !line.bytes().all(|byte| (b' '..=b'~').contains(&byte)) {
+            return wrong("not printable, or too long");
+        }
+        let (word, rest) = line.trim_start().split_once(' ').unwrap_or((line.trim_start(), ""));
+        let is_in_label = line.starts_with("  ");
+        match word {
+            "#" | "SAY" if !is_in_label => {}
+            "LABEL" if !is_in_label && labels.iter().filter(|label| **label == rest).count() == 1 => {}
+            "DEFAULT" if !is_in_label && labels.contains(&rest) => {}
+            "PROMPT" | "TIMEOUT" | "IMPLICIT" | "ALLOWOPTIONS"
+                if !is_in_label && rest.parse::<u32>().is_ok() => {}
+            "LINUX" | "CONFIG" | "PXE" if is_in_label && !rest.is_empty() && !rest.contains([' ', ',']) => {
+                boots += 1
+            }
+            "INITRD" if is_in_label && !rest.is_empty() && !rest.contains(' ') => {}
+            "APPEND" if is_in_label && !rest.split(' ').any(|word| word.starts_with("initrd=")) => {}
+            "LOCALBOOT" if is_in_label && ["0", "-1"].contains(&rest) => boots += 1,
+            _ => return wrong("a word that is not ours"),
+        }
+    }
+    if boots == labels.len() && boots > 0 { Ok(()) } else { Err("a label that boots nothing".into()) }
+}

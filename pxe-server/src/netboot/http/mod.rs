@@ -100,8 +100,8 @@ pub(crate) type SharedPeers = Arc<Mutex<BootPeers>>;
 
 impl Http {
     /// Serves on `listener`; `http` is its address as nodes reach it, `agent` that of the agent API.
-    /// `extra` must not have routes of ours: `/boot.ipxe`, `/boot/...`, `/files/...`, `/grub/...` and the names of the boot
-    /// programs.
+    /// `extra` must not have routes of ours: `/boot.ipxe`, `/boot/...`, `/files/...`, `/grub/...`, `/pxelinux...` and the
+    /// names of the boot programs.
     pub(super) fn start(
         listener: TcpListener,
         (http, agent): (SocketAddrV4, SocketAddrV4),
@@ -135,6 +135,8 @@ impl Http {
             .route(&format!("{}/{{bundle}}/{{file}}", node_api::paths::BOOT), get(boot_object))
             .route("/files/{*name}", get(menu_file))
             .route("/grub/{*name}", get(grub_file))
+            .route("/pxelinux.cfg/{name}", get(pxelinux_cfg))
+            .route("/pxelinux/{*name}", get(pxelinux_file))
             .route("/{program}", get(boot_program))
             .with_state(Arc::clone(&shared));
         let service = ours.merge(extra).into_make_service_with_connect_info::<SocketAddr>();
@@ -243,18 +245,29 @@ fn login(shared: &Shared) -> Response {
     (StatusCode::UNAUTHORIZED, [(WWW_AUTHENTICATE, challenge)]).into_response()
 }
 
-async fn grub_file(
-    State(shared): State<Arc<Shared>>,
-    ConnectInfo(peer): ConnectInfo<SocketAddr>,
-    Path(name): Path<String>,
-) -> Response {
-    let name = format!("grub/{name}");
-    let config = tokio::task::spawn_blocking(move || shared.scripts.grub(&name, ipv4(peer))).await;
+type Peer = ConnectInfo<SocketAddr>;
+
+async fn grub_file(State(shared): State<Arc<Shared>>, peer: Peer, Path(name): Path<String>) -> Response {
+    named_config(shared, peer, format!("grub/{name}")).await
+}
+
+async fn pxelinux_cfg(State(shared): State<Arc<Shared>>, peer: Peer, Path(name): Path<String>) -> Response {
+    named_config(shared, peer, format!("pxelinux.cfg/{name}")).await
+}
+
+async fn pxelinux_file(State(shared): State<Arc<Shared>>, peer: Peer, Path(name): Path<String>) -> Response {
+    named_config(shared, peer, format!("pxelinux/{name}")).await
+}
+
+/// A loader's configuration by its name.
+async fn named_config(shared: Arc<Shared>, ConnectInfo(peer): Peer, name: String) -> Response {
+    let config = tokio::task::spawn_blocking(move || shared.scripts.named(&name, ipv4(peer))).await;
     config.ok().flatten().map_or_else(|| StatusCode::NOT_FOUND.into_response(), text)
 }
 
 async fn menu_file(
     State(shared): State<Arc<Shared>>,
+    peer: Peer,
     Path(name): Path<String>,
     method: Method,
     headers: HeaderMap,
@@ -269,6 +282,7 @@ async fn menu_file(
     let read = tokio::task::spawn_blocking(move || reading.files.open(&directory, &wanted)).await;
     let (bytes, tag) = match read {
         Ok(Ok(read)) => read,
+        Ok(Err(_)) if name.starts_with("pxelinux.cfg/") => return named_config(shared, peer, name).await,
         Ok(Err(error)) => {
             info!(name, %error, "a file of the menus is asked for and cannot be served");
             return StatusCode::NOT_FOUND.into_response();

@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
 
-use boot_menu::{Firmware, Server, grub};
+use boot_menu::{Firmware, Server, grub, pxelinux};
 use dhcp_wire::MacAddr;
 use node_api::FirmwareKind;
 use tracing::{debug, info, warn};
@@ -33,6 +33,7 @@ pub(crate) fn told(
             Told::Login => "401 Unauthorized: the node is asked for a password\n".to_owned(),
         },
         Loader::Grub => scripts.grub_for(request),
+        Loader::Pxelinux => scripts.pxelinux_for(request),
     }
 }
 
@@ -69,8 +70,49 @@ impl Scripts {
         })
     }
 
-    /// The file that GRUB asks for, if it is one of ours. Blocks for milliseconds.
-    pub(in crate::netboot) fn grub(&self, name: &str, address: Ipv4Addr) -> Option<String> {
+    /// The configuration that a loader asks for by this name, if it is one of ours. Blocks for milliseconds.
+    pub(in crate::netboot) fn named(&self, name: &str, address: Ipv4Addr) -> Option<String> {
+        self.grub(name, address).or_else(|| self.pxelinux(name, address))
+    }
+
+    fn pxelinux(&self, name: &str, address: Ipv4Addr) -> Option<String> {
+        // PXELINUX looks beside itself first, and it may lie among the files of menus.
+        let (mac, asks) = match pxelinux::Name::parse(name.strip_prefix("files/").unwrap_or(name))? {
+            pxelinux::Name::Node(mac) => (mac, Asks::Start),
+            pxelinux::Name::Menu(mac, menu) => (mac, Asks::Menu(menu)),
+            pxelinux::Name::Item(mac, item) => (mac, Asks::Item(item)),
+        };
+        let (platform, loader) = (FirmwareKind::Bios, Loader::Pxelinux);
+        let request =
+            BootRequest { mac, uuid: None, serial: None, platform, loader, address, asks, user: None };
+        Some(self.pxelinux_for(&request))
+    }
+
+    fn pxelinux_for(&self, request: &BootRequest) -> String {
+        match self.decide(request) {
+            BootDecision::Script(config) => config,
+            BootDecision::Local(style) => pxelinux::local(style),
+            BootDecision::Ignore => pxelinux::message("nothing to boot from this server"),
+            BootDecision::Login => pxelinux::message("this entry is behind a password"),
+            BootDecision::Agent { token, extra_arguments } => {
+                let bundle = self.policy.boot_files().bundle_id;
+                let words = self.agent_words(request.mac, &token, &extra_arguments);
+                words.and_then(|words| pxelinux::agent(&bundle, &words)).unwrap_or_else(|| {
+                    warn!(node = %request.mac, "the boot script cannot be written for PXELINUX");
+                    pxelinux::message(
+                        "the kernel command line has characters that a boot script cannot carry",
+                    )
+                })
+            }
+        }
+    }
+
+    fn agent_words(&self, mac: MacAddr, token: &str, extra_arguments: &str) -> Option<Vec<String>> {
+        let arguments = script::agent_arguments(&self.place, mac, token, extra_arguments).ok()?;
+        Some(arguments.split_ascii_whitespace().map(str::to_owned).collect())
+    }
+
+    fn grub(&self, name: &str, address: Ipv4Addr) -> Option<String> {
         let (mac, asks) = match grub::Name::parse(name)? {
             grub::Name::Root => return Some(grub::root()),
             grub::Name::Node(mac) => (mac, Asks::Start),
@@ -104,12 +146,8 @@ impl Scripts {
 
     fn grub_agent(&self, mac: MacAddr, token: &str, extra_arguments: &str) -> String {
         let bundle = self.policy.boot_files().bundle_id;
-        let arguments = script::agent_arguments(&self.place, mac, token, extra_arguments);
-        let config = arguments.ok().and_then(|arguments| {
-            let words: Vec<String> = arguments.split_ascii_whitespace().map(str::to_owned).collect();
-            grub::agent(&bundle, &words)
-        });
-        config.unwrap_or_else(|| {
+        let words = self.agent_words(mac, token, extra_arguments);
+        words.and_then(|words| grub::agent(&bundle, &words)).unwrap_or_else(|| {
             warn!(node = %mac, "the boot script cannot be written for GRUB");
             grub::message("the kernel command line has characters that a boot script cannot carry")
         })
