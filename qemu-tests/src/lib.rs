@@ -22,5 +22,5 @@ pub mod vm;
 pub use console::Console;
 pub use disk::{Bus, Disk, DiskSpec, gib, mib};
 pub use lab::{Lab, LabOptions, Node};
-pub use node_api::{FirmwareKind, Stage};
+pub use node_api::{FirmwareKind, Lockdown, Stage};
 pub use vm::{Machine, MachineSpec, Nic};

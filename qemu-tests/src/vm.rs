@@ -24,6 +24,10 @@ pub use arguments::Wiring;
 pub const OVMF_CODE: &str = "/usr/share/OVMF/OVMF_CODE_4M.fd";
 /// Its empty variable store; each machine gets a copy.
 pub const OVMF_VARS: &str = "/usr/share/OVMF/OVMF_VARS_4M.fd";
+/// The same with Secure Boot, which guards its variables by System Management Mode.
+pub const OVMF_SECURE_CODE: &str = "/usr/share/OVMF/OVMF_CODE_4M.ms.fd";
+/// Its variable store with Microsoft's keys enrolled and Secure Boot on.
+pub const OVMF_SECURE_VARS: &str = "/usr/share/OVMF/OVMF_VARS_4M.ms.fd";
 
 /// A network card.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +49,8 @@ pub struct MachineSpec {
     pub name: String,
     /// PC BIOS (`SeaBIOS`) or UEFI (OVMF).
     pub firmware: FirmwareKind,
+    /// Whether UEFI starts only what somebody signed whom Microsoft's keys vouch for.
+    pub secure_boot: bool,
     /// The card that it boots from.
     pub nic: Nic,
     /// Its hardware address.
@@ -105,7 +111,8 @@ impl Machine {
         let disks: Result<Vec<_>> =
             disks.map(|(number, disk)| Disk::create(&wiring.disk(number), disk.size_bytes)).collect();
         if spec.firmware == FirmwareKind::Uefi {
-            fs::copy(OVMF_VARS, wiring.variables()).with_context(|| format!("copying {OVMF_VARS}"))?;
+            let variables = if spec.secure_boot { OVMF_SECURE_VARS } else { OVMF_VARS };
+            fs::copy(variables, wiring.variables()).with_context(|| format!("copying {variables}"))?;
         }
         let console = Console::new(wiring.console_log(), wiring.console_socket());
         Ok(Self { spec, disks: disks?, console, wiring, qemu: Mutex::new(None) })

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use node_api::{Progress, Stage, TrafficCounts};
+use node_api::{Lockdown, Progress, Stage, TrafficCounts};
 use serde::Deserialize;
 
 /// A node as the server knows it.
@@ -18,6 +18,10 @@ pub struct NodeView {
     pub stage: Option<Stage>,
     /// Why it stopped.
     pub failure: Option<Failure>,
+    /// Whether the kernel of its last agent was locked down.
+    pub lockdown: Option<Lockdown>,
+    /// When its firmware refused iPXE.
+    pub refused_ipxe_unix_ms: Option<u64>,
     /// How far its stage is.
     pub progress: Option<Progress>,
     /// Image bytes by source in its last deployment.

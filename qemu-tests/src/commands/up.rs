@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use clap::{Args, ValueEnum};
-use qemu_tests::lab::LabOptions;
+use qemu_tests::lab::{LabOptions, NodeBuilder};
 use qemu_tests::{Bus, FirmwareKind, Lab, Nic, Node, gib};
 
 use super::table::Table;
@@ -52,7 +52,9 @@ enum FirmwareChoice {
     Bios,
     /// OVMF, virtio, NVMe.
     Uefi,
-    /// Both kinds in turn.
+    /// OVMF with Secure Boot, virtio, NVMe. Its first boot ends when it has refused iPXE; reset it.
+    Secureboot,
+    /// BIOS and UEFI in turn.
     Mixed,
 }
 
@@ -81,17 +83,15 @@ pub(crate) async fn run(arguments: UpArguments) -> Result<ExitCode> {
 }
 
 fn power_on(lab: &Lab, arguments: &UpArguments, number: u8) -> Result<Node> {
-    let uefi = match arguments.firmware {
-        FirmwareChoice::Bios => false,
-        FirmwareChoice::Uefi => true,
-        FirmwareChoice::Mixed => number.is_multiple_of(2),
-    };
     let node = lab.node(&format!("n{number}")).memory_mib(arguments.memory_mib);
     let size = gib(arguments.disk_gib);
-    let node = if uefi {
-        node.firmware(FirmwareKind::Uefi).nic(Nic::Virtio).disk(Bus::Nvme, size)
-    } else {
-        node.firmware(FirmwareKind::Bios).nic(Nic::E1000).disk(Bus::Ahci, size)
+    let bios = |node: NodeBuilder| node.firmware(FirmwareKind::Bios).nic(Nic::E1000).disk(Bus::Ahci, size);
+    let uefi = |node: NodeBuilder| node.firmware(FirmwareKind::Uefi).nic(Nic::Virtio).disk(Bus::Nvme, size);
+    let node = match arguments.firmware {
+        FirmwareChoice::Bios => bios(node),
+        FirmwareChoice::Mixed if !number.is_multiple_of(2) => bios(node),
+        FirmwareChoice::Uefi | FirmwareChoice::Mixed => uefi(node),
+        FirmwareChoice::Secureboot => uefi(node).secure_boot(),
     };
     node.power_on()
 }

@@ -46,6 +46,7 @@ impl NodeBuilder {
         let spec = MachineSpec {
             name: name.to_owned(),
             firmware: FirmwareKind::Bios,
+            secure_boot: false,
             nic: Nic::E1000,
             mac,
             memory_mib: DEFAULT_MEMORY_MIB,
@@ -63,6 +64,13 @@ impl NodeBuilder {
     pub fn firmware(mut self, firmware: FirmwareKind) -> Self {
         self.spec.firmware = firmware;
         self
+    }
+
+    /// UEFI with Secure Boot and Microsoft's keys, on a card without ROM.
+    #[must_use]
+    pub fn secure_boot(mut self) -> Self {
+        self.spec.secure_boot = true;
+        self.firmware(FirmwareKind::Uefi).nic(Nic::Virtio)
     }
 
     /// Another hardware address than the lab's next; unicast. UUID and serial number follow from it.
@@ -182,6 +190,17 @@ impl Node {
     /// Its port cannot be listened at.
     pub fn record(&self) -> Result<Recorder> {
         Recorder::start(self.network.namespace(), self.machine.tap())
+    }
+
+    /// Presses the reset button.
+    ///
+    /// # Errors
+    /// It is off.
+    pub fn reset(&self) -> Result<&Self> {
+        self.note("reset");
+        self.machine.console().starts_anew();
+        self.machine.reset()?;
+        Ok(self)
     }
 
     /// The machine itself.

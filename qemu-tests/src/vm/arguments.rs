@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use node_api::FirmwareKind;
 
-use super::{MachineSpec, Nic, OVMF_CODE};
+use super::{MachineSpec, Nic, OVMF_CODE, OVMF_SECURE_CODE};
 use crate::disk::{Bus, DiskSpec};
 
 /// Where a machine's files and network end are.
@@ -44,7 +44,7 @@ pub(super) fn qemu_arguments(spec: &MachineSpec, wiring: &Wiring) -> Vec<String>
     let mut add = |option: &str, value: String| words.extend([option.to_owned(), value]);
     add("-name", spec.name.clone());
     // Without graphics SeaBIOS shows itself, iPXE and GRUB on the serial port.
-    add("-machine", "q35,graphics=off".into());
+    add("-machine", format!("q35,graphics=off{}", if spec.secure_boot { ",smm=on" } else { "" }));
     add("-accel", "tcg,thread=multi".into());
     // QEMU's plain processor has no source of randomness, unlike every server since 2012; without one the
     // installed system waits for it at each start.
@@ -57,8 +57,15 @@ pub(super) fn qemu_arguments(spec: &MachineSpec, wiring: &Wiring) -> Vec<String>
     add("-serial", "chardev:console".into());
     add("-qmp", format!("unix:{},server=on,wait=off", wiring.control_socket().display()));
     if spec.firmware == FirmwareKind::Uefi {
-        add("-drive", format!("if=pflash,format=raw,unit=0,readonly=on,file={OVMF_CODE}"));
+        let code = if spec.secure_boot { OVMF_SECURE_CODE } else { OVMF_CODE };
+        add("-drive", format!("if=pflash,format=raw,unit=0,readonly=on,file={code}"));
         add("-drive", format!("if=pflash,format=raw,unit=1,file={}", wiring.variables().display()));
+    }
+    if spec.secure_boot {
+        // Only code in System Management Mode may write variables, or an operating system could enrol keys.
+        add("-global", "driver=cfi.pflash01,property=secure,value=on".into());
+        // QUIRK(OVMF): with System Management Mode it stops at its start if the machine can sleep.
+        add("-global", "ICH9-LPC.disable_s3=1".into());
     }
     add("-netdev", format!("tap,id=net0,ifname={},script=no,downscript=no", wiring.tap));
     add("-device", network_card(spec));
@@ -120,10 +127,11 @@ mod tests {
     use super::*;
     use crate::disk::gib;
 
-    fn machine(firmware: FirmwareKind, nic: Nic, bus: Bus) -> String {
-        let spec = MachineSpec {
+    fn spec(firmware: FirmwareKind, nic: Nic, bus: Bus) -> MachineSpec {
+        MachineSpec {
             name: "a".into(),
             firmware,
+            secure_boot: false,
             nic,
             mac: [0x52, 0x54, 0, 0x77, 0, 1],
             memory_mib: 1536,
@@ -131,7 +139,11 @@ mod tests {
             disks: vec![DiskSpec { bus, size_bytes: gib(8), serial: "A0".into() }],
             network_first: false,
             words: vec!["-fw_cfg".into(), "name=a,string=b".into()],
-        };
+        }
+    }
+
+    fn machine(firmware: FirmwareKind, nic: Nic, bus: Bus) -> String {
+        let spec = spec(firmware, nic, bus);
         let wiring = Wiring { dir: "/lab/a".into(), tap: "tap0".into() };
         qemu_arguments(&spec, &wiring).join(" ")
     }
@@ -142,6 +154,15 @@ mod tests {
         assert!(words.contains("-device e1000,netdev=net0,mac=52:54:00:77:00:01,bootindex=1 "), "{words}");
         assert!(words.contains("-device ide-hd,bus=ide.0,drive=disk0,serial=A0,bootindex=2"), "{words}");
         assert!(!words.contains("pflash"), "{words}");
+    }
+
+    #[test]
+    fn a_machine_with_secure_boot_guards_its_variables() {
+        let mut spec = spec(FirmwareKind::Uefi, Nic::Virtio, Bus::Nvme);
+        spec.secure_boot = true;
+        let words = qemu_arguments(&spec, &Wiring { dir: "/lab/a".into(), tap: "tap0".into() }).join(" ");
+        assert!(words.contains("smm=on") && words.contains("property=secure,value=on"), "{words}");
+        assert!(words.contains("OVMF_CODE_4M.ms.fd") && words.contains("romfile= "), "{words}");
     }
 
     #[test]

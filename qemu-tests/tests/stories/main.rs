@@ -5,6 +5,7 @@
 
 mod debian_image;
 mod firmware;
+mod secure_boot;
 mod server_killed_in_mid_fetch;
 mod two_disks;
 mod two_machines;
@@ -28,7 +29,7 @@ struct Story {
 type Telling = Pin<Box<dyn Future<Output = Result<()>> + Send>>;
 
 /// In the order of what they need: the cheap ones first.
-const STORIES: [Story; 6] = [
+const STORIES: [Story; 7] = [
     Story {
         name: "the Debian image lists with tar and comes out as it went in",
         tell: || Box::pin(debian_image::tell()),
@@ -44,6 +45,10 @@ const STORIES: [Story; 6] = [
     Story {
         name: "a node with two disks and a rule that matches both stops and says so",
         tell: || Box::pin(two_disks::tell()),
+    },
+    Story {
+        name: "a machine with Secure Boot finds the signed loaders by itself and runs locked down",
+        tell: || Box::pin(secure_boot::tell()),
     },
     Story {
         name: "two machines of different kinds become two running servers and stay so",
