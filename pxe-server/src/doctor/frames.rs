@@ -57,6 +57,10 @@ fn dhcp_of(payload: &[u8]) -> Option<Dhcp> {
     Some(Dhcp {
         mac: packet.mac()?,
         kind: packet.kind()?,
+        is_ipxe: packet.option(code::IPXE).is_some()
+            || packet
+                .option(code::USER_CLASS)
+                .is_some_and(|class| class.windows(4).any(|part| part == b"iPXE")),
         is_pxe: class.starts_with(b"PXEClient") || class.starts_with(b"HTTPClient"),
         server: packet.address_option(code::SERVER_ID),
         address: Some(packet.yiaddr()).filter(|address| !address.is_unspecified()),

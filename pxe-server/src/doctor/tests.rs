@@ -38,6 +38,7 @@ impl Wire {
         let dhcp = Dhcp {
             mac: MAC,
             kind,
+            is_ipxe: false,
             is_pxe: true,
             server,
             address: None,
@@ -59,6 +60,7 @@ impl Wire {
         let dhcp = Dhcp {
             mac: MAC,
             kind,
+            is_ipxe: false,
             is_pxe: true,
             server: Some(server),
             address: Some(NODE),
@@ -189,6 +191,27 @@ fn tftp_without_answer_or_with_a_refusal() {
 }
 
 #[test]
+fn ipxe_is_loaded_and_the_firmware_asks_again() {
+    let loaded = || Wire::default().leased(true).read(false).tftp(false, Content::TftpData);
+    let again = loaded().leased(true).read(false).tftp(false, Content::TftpData);
+    again.explains(&["loaded iPXE and never started it: Secure Boot"]);
+    let ipxe = Dhcp {
+        mac: MAC,
+        kind: MessageKind::Discover,
+        is_ipxe: true,
+        is_pxe: true,
+        server: None,
+        address: None,
+        has_file: false,
+        sends_to_4011: false,
+    };
+    let began =
+        loaded().packet(at(Ipv4Addr::UNSPECIFIED, 68), at(Ipv4Addr::BROADCAST, 67), Content::Dhcp(ipxe));
+    let runs = began.server(MessageKind::Offer, US, true).request(US).server(MessageKind::Ack, US, true);
+    runs.read(false).tftp(false, Content::TftpData).explains(&[]);
+}
+
+#[test]
 fn memory_is_bounded_whoever_asks() {
     let mut watch = Watch::default();
     for number in 0..5000_u16 {
@@ -198,6 +221,7 @@ fn memory_is_bounded_whoever_asks() {
         let dhcp = Dhcp {
             mac,
             kind,
+            is_ipxe: false,
             is_pxe: false,
             server: None,
             address: None,

@@ -30,6 +30,9 @@ const OFFERS_MAX: usize = 8;
 /// GRUB and shim ask for these and go on without them.
 const OPTIONAL: [&str; 5] = [".lst", "revocations", "shim_certificate", "autoexec.ipxe", "grub.cfg-"];
 
+/// What UEFI loads of iPXE: nobody signed it.
+const UEFI_IPXE: [&str; 2] = ["snponly.efi", "ipxe.efi"];
+
 /// One packet of interest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Content {
@@ -65,6 +68,8 @@ pub(super) enum Content {
 pub(super) struct Dhcp {
     pub(super) mac: MacAddr,
     pub(super) kind: MessageKind,
+    /// iPXE, not the firmware before it.
+    pub(super) is_ipxe: bool,
     /// Option 60 says PXE or UEFI HTTP boot.
     pub(super) is_pxe: bool,
     /// Option 54.
@@ -92,6 +97,8 @@ struct Node {
     offers: Vec<Offer>,
     is_pxe: bool,
     has_file: bool,
+    /// It got iPXE, which has not asked for anything since.
+    has_ipxe: bool,
     asked: u32,
     /// Whether the silence in this state was explained already.
     said: bool,
@@ -148,6 +155,9 @@ impl Watch {
             Content::TftpData => {
                 // Of either direction: a node that gets data, or acknowledges it, does well.
                 if let Some(node) = self.by_address(*to.ip()) {
+                    if let State::Fetching { name, .. } = &node.state {
+                        node.has_ipxe = UEFI_IPXE.iter().any(|file| name.ends_with(file));
+                    }
                     node.go(now, State::Done);
                 }
                 None
@@ -197,6 +207,7 @@ impl Watch {
             offers: Vec::new(),
             is_pxe: false,
             has_file: false,
+            has_ipxe: false,
             asked: 0,
             said: false,
         })
@@ -220,6 +231,13 @@ impl Watch {
                 // Asking again does not begin the wait anew: the first silence is what has to be explained.
                 node.asked += 1;
                 node.is_pxe = dhcp.is_pxe;
+                if std::mem::take(&mut node.has_ipxe) && dhcp.is_pxe && !dhcp.is_ipxe {
+                    return Some(format!(
+                        "{mac}: loaded iPXE and never started it: Secure Boot refuses what nobody signed; a `pxe-server` that \
+                         gives the addresses or what to boot sees that too and gives it shim and GRUB from now on; with other \
+                         servers name shimx64.efi, or turn Secure Boot off"
+                    ));
+                }
             }
             MessageKind::Offer => node.offer(now, dhcp),
             MessageKind::Request if to.port() == PXE_PORT => {
