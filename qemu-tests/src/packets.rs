@@ -31,8 +31,9 @@ pub use story::Names;
 /// The beginning of a frame that is kept: a whole DHCP or TFTP packet, and of larger ones (segments that the kernel
 /// has not cut yet) all that says what they are.
 const KEPT_BYTES: usize = 1600;
-/// One boot has some 300 frames that are kept; a hundred times that is no boot.
-const FRAMES_MAX: usize = 30_000;
+/// One boot has some 300 frames that are kept; by GRUB, which takes kernel and initrd by TFTP, 60,000. Three times that
+/// is no boot.
+const FRAMES_MAX: usize = 200_000;
 /// A kernel and an initrd go by while the recorder may not run at all.
 const BUFFER_BYTES: usize = 64 << 20;
 /// How soon a recorder stops.

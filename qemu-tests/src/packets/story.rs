@@ -191,7 +191,8 @@ impl Teller {
         if self.transfers.iter().any(again) {
             return;
         }
-        let mut text = format!("TFTP  RRQ {}", request.name);
+        let name = without_bundle(&format!("/{}", self.named(&request.name)));
+        let mut text = format!("TFTP  RRQ {}", name.trim_start_matches('/'));
         if request.tsize {
             text.push_str(" tsize");
         }

@@ -7,25 +7,31 @@ use anyhow::{Context as _, Result, ensure};
 use qemu_tests::image::TestImage;
 use qemu_tests::{Bus, Lab, LabOptions, Lockdown, Node, Stage, gib};
 
+use super::firmware;
+
 /// From power to what the firmware says of the first thing that it loaded.
 const LOADED_MAX: Duration = Duration::from_secs(120);
 /// From power to the agent: GRUB asks for kernel and initrd in lock step, 1 KiB at a time, which under TCG takes minutes.
 const AGENT_MAX: Duration = Duration::from_secs(420);
 /// The firmware's words for a program that nobody signed.
 const REFUSED: &str = "Access Denied";
+/// The conversation and what it is about.
+const GOLDEN: (&str, &str) = (
+    "secure-boot",
+    "OVMF with Secure Boot: iPXE is refused; after a reset shim, GRUB, kernel and initrd by TFTP",
+);
 /// Shim's words as it loads GRUB.
 const SHIM_RUNS: &str = "Fetching Netboot Image";
 
 pub(crate) async fn tell() -> Result<()> {
     let (options, image) = LabOptions::debian_12()?;
     let lab = Lab::start(options).await?;
-    let node = lab.node("locked").secure_boot().disk(Bus::VirtioBlk, gib(8)).power_on()?;
+    let node = lab.node("locked").secure_boot().disk(Bus::VirtioBlk, gib(8)).build()?;
 
-    node.console().wait_for(&[REFUSED], LOADED_MAX).await?;
-    // OVMF tries IPv6 and HTTP for some minutes and then waits for a person, who presses this button.
-    node.reset()?;
-    starts_shim_at_once(&node).await?;
-    node.reaches_within(Stage::Await, AGENT_MAX).await?;
+    let recorder = node.record()?;
+    node.power_on()?;
+    let found = finds_its_way(&node).await;
+    firmware::is_as_kept(&lab, recorder, GOLDEN, &firmware::names(&node), found)?;
     is_locked_down(&lab, &node).await?;
 
     node.cut_power()?;
@@ -40,6 +46,15 @@ pub(crate) async fn tell() -> Result<()> {
         return Ok(());
     }
     becomes_a_server(&lab, &node, &image).await
+}
+
+/// A refusal, a reset, and the agent.
+async fn finds_its_way(node: &Node) -> Result<()> {
+    node.console().wait_for(&[REFUSED], LOADED_MAX).await?;
+    // OVMF tries IPv6 and HTTP for some minutes and then waits for a person, who presses this button.
+    node.reset()?;
+    starts_shim_at_once(node).await?;
+    node.reaches_within(Stage::Await, AGENT_MAX).await.map(drop)
 }
 
 async fn starts_shim_at_once(node: &Node) -> Result<()> {

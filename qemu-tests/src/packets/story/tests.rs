@@ -11,6 +11,7 @@ fn spec() -> MachineSpec {
     MachineSpec {
         name: "a".into(),
         firmware: FirmwareKind::Bios,
+        secure_boot: false,
         nic: Nic::E1000,
         mac: [0x52, 0x54, 0, 0x77, 0, 1],
         memory_mib: 1024,

@@ -82,7 +82,7 @@ async fn reaches_its_agent(lab: &Lab, node: &Node, golden: (&str, &str), names: 
 }
 
 /// Compares a conversation with the kept one. If the story failed already, it only shows the conversation.
-fn is_as_kept(
+pub(crate) fn is_as_kept(
     lab: &Lab,
     recorder: Recorder,
     (name, title): (&str, &str),
@@ -95,6 +95,7 @@ fn is_as_kept(
     recording.is_like(name, title, names)
 }
 
-fn names(node: &Node) -> Names {
+/// Words for what differs between two boots of this machine.
+pub(crate) fn names(node: &Node) -> Names {
     Names::of(node.machine().spec())
 }
