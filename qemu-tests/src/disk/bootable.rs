@@ -117,3 +117,34 @@ fn run(command: &mut Command) -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_boot_sector_is_one_sector_with_its_mark_and_the_text() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = Disk::create(&dir.path().join("disk"), crate::disk::mib(1)).unwrap();
+        disk.boots_on_bios("here").unwrap();
+        let sector = fs::read(disk.path()).unwrap();
+        assert_eq!((&sector[35..42], &sector[510..514]), (&b"here\r\n\0"[..], &[0x55, 0xaa, 0, 0][..]));
+        assert!(disk.boots_on_bios(&"x".repeat(500)).is_err());
+    }
+
+    #[test]
+    fn an_efi_program_has_its_headers_where_firmware_looks() {
+        let program = efi_program("here").unwrap();
+        let number = |at: usize| u32::from_le_bytes(program[at..at + 4].try_into().unwrap());
+        let header = number(0x3c) as usize;
+        assert_eq!(&program[header..header + 4], b"PE\0\0");
+        let optional = header + 24;
+        assert_eq!((number(header + 20) & 0xffff, number(optional) & 0xffff), (240, 0x20b));
+        assert_eq!((number(optional + 16), number(optional + 68)), (CODE_ADDRESS, 10), "entry, subsystem");
+        let section = optional + 240;
+        assert_eq!(&program[section..section + 5], b".text");
+        assert_eq!((number(section + 12), number(section + 20)), (CODE_ADDRESS, 512), "address, place");
+        assert_eq!(&program[512 + EFI_CODE.len()..][..4], b"h\0e\0");
+        assert!(efi_program(&"x".repeat(300)).is_err());
+    }
+}

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::net::{Ipv4Addr, SocketAddrV4};
 
-use dhcp_wire::{PXE_PORT, PacketView, code};
+use dhcp_wire::{MessageKind, PXE_PORT, PacketView, code};
 use tftp::{Packet as TftpPacket, ReadRequest, Reply as TftpReply};
 
 use super::frame::{self, Content};
@@ -62,6 +62,7 @@ pub(super) fn told(frames: &[Vec<u8>], names: &Names) -> String {
         nodes: 0,
         lines: Vec::new(),
         asked: BTreeSet::new(),
+        went_on: false,
         streams: BTreeSet::new(),
         transfers: Vec::new(),
     };
@@ -93,9 +94,10 @@ struct Teller {
     names: Names,
     nodes: usize,
     lines: Vec<String>,
-    /// Transaction, and what was said in it since something else than DHCP was said: a program that is started twice
-    /// on a virtual machine has the same random numbers twice.
+    /// Transaction, and what was said in it. Begun anew with a DISCOVER that comes after something else than DHCP: a
+    /// program that is started twice on a virtual machine has the same random numbers twice.
     asked: BTreeSet<(u32, String)>,
+    went_on: bool,
     /// Place in both streams, and what was said there.
     streams: BTreeSet<((u32, u32), String)>,
     transfers: Vec<Transfer>,
@@ -106,6 +108,9 @@ impl Teller {
         let Ok(packet) = PacketView::new(payload) else {
             return self.line(from, to, "DHCP  unreadable");
         };
+        if packet.kind() == Some(MessageKind::Discover) && std::mem::take(&mut self.went_on) {
+            self.asked.clear();
+        }
         let gets = packet.yiaddr();
         if packet.is_reply() && !gets.is_unspecified() {
             self.meets_node(gets);
@@ -180,7 +185,7 @@ impl Teller {
             said = transfer.says(payload);
         }
         if let Some(said) = said {
-            self.asked.clear();
+            self.went_on = true;
             self.line(from, to, &format!("TFTP  {said}"));
         }
     }
@@ -202,7 +207,7 @@ impl Teller {
                 let _ = write!(text, " {name}={value}");
             }
         }
-        self.asked.clear();
+        self.went_on = true;
         self.line(from, to, &text);
         self.transfers.push(Transfer {
             node: from,
@@ -239,7 +244,7 @@ impl Teller {
             let _ = write!(text, " to {}", without_bundle(&self.named(&location)));
         }
         if self.streams.insert((place, format!("{from} {to} {text}"))) {
-            self.asked.clear();
+            self.went_on = true;
             self.line(from, to, &text);
         }
     }

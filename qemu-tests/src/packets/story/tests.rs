@@ -58,6 +58,22 @@ fn repeats_are_told_once_and_offers_in_any_order_alike() {
 }
 
 #[test]
+fn a_late_repeat_is_told_no_more_and_a_second_start_with_the_same_numbers_is() {
+    let get = segment("10.77.0.130:1024", "10.77.0.1:80", 0x18, 1, b"GET /a HTTP/1.1\r\n\r\n");
+    let frames = [discover(7), offer(SERVER, ""), get.clone(), offer(SERVER, ""), discover(7)];
+    is_told(
+        &[&frames[..], &[offer(SERVER, ""), get]].concat(),
+        &[
+            "node > everybody        DHCP  DISCOVER broadcast 60=PXEClient:Arch:00000:UNDI:002001 93=0",
+            "server > everybody      DHCP  OFFER yiaddr=node",
+            "node > server           HTTP  GET /a",
+            "node > everybody        DHCP  DISCOVER broadcast 60=PXEClient:Arch:00000:UNDI:002001 93=0",
+            "server > everybody      DHCP  OFFER yiaddr=node",
+        ],
+    );
+}
+
+#[test]
 fn a_transfer_is_its_request_its_options_and_its_end() {
     let (node, server) = ("10.77.0.130:1024", "10.77.0.1:4000");
     let request = ReadRequest {

@@ -11,7 +11,7 @@ const BIOS: (&str, &str) =
     ("local-bios", "SeaBIOS, a menu whose time is over: its default is the local disk");
 const UEFI: (&str, &str) = (
     "local-uefi",
-    "OVMF, the local disk without a menu: `exit 1` goes on to the next boot entry, which is HTTP, then to the disk",
+    "OVMF, the local disk without a menu: `exit 1` goes on to HTTP boot, which is not answered, then to the disk",
 );
 /// What the program on the disk says.
 const SAID: &str = "ESIR-TEST: this is the local disk";
