@@ -22,9 +22,10 @@ use std::time::Duration;
 /// Most members of one torrent: the largest site that the design names, six times over.
 pub const MEMBERS_MAX: usize = 65_536;
 
-/// Neighbours of a member. As few as hold the graph together: a node gets a piece from each of its neighbours at a
-/// time, so with twice as many each piece takes twice as long at every hop.
-pub const DEGREE: usize = 8;
+/// Neighbours of a member, before ln N + 3 raises it: seven of 32, ten of a thousand. As few as hold the graph together:
+/// whoever has more asks more of them at a time, so each piece takes longer at every hop, most of all in the first
+/// seconds, when there are few pieces to pass on (decision 7).
+pub const DEGREE: usize = 6;
 
 /// Nodes that a seed is tied to: three times as many, because each of them shares its link among all of its
 /// neighbours, and the seed must never wait for them.
@@ -87,7 +88,7 @@ pub struct TrackerConfig {
     /// Where members stand. Default unknown.
     pub racks: Racks,
     /// Neighbours that each member should have; raised to ln N + 3 where that is more. Default
-    /// [`DEGREE`], from 8 to 12.
+    /// [`DEGREE`].
     pub degree: usize,
     /// Nodes that each seed is tied to. Default [`SEED_DEGREE`].
     pub seed_degree: usize,

@@ -24,7 +24,7 @@ pub enum HavePolicy {
     Suppress,
     /// In batches, after this time.
     Fixed(Duration),
-    /// At once where it starts a transfer, else in batches within the time of five pieces.
+    /// At once where it starts a transfer, else in batches within the time of seven pieces.
     Adaptive,
 }
 
@@ -49,7 +49,7 @@ impl std::str::FromStr for HavePolicy {
 
 /// Bounds of the adaptive deadline: the time of a few pieces within these. What is urgent doesn't wait for it; but
 /// a peer that knows late what is rare chooses worse, so more pieces than this cost time.
-const DEADLINE_PIECES: u64 = 5;
+const DEADLINE_PIECES: u64 = 7;
 const DEADLINE_MIN: Duration = Duration::from_millis(10);
 const DEADLINE_MAX: Duration = Duration::from_millis(500);
 
@@ -61,7 +61,7 @@ const BATCH_ENTRIES: usize = 64;
 
 /// A piece that at most this many others have is told to [`RARE_PEERS`] peers at once.
 const RARE_AVAILABILITY: u32 = 1;
-const RARE_PEERS: usize = 4;
+const RARE_PEERS: usize = 2;
 
 /// Fewer obtainable pieces than this make us hungry, more than [`SATED_PIECES`] not.
 const HUNGRY_PIECES: u32 = 2;
