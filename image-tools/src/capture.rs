@@ -9,12 +9,13 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
 use image_apply::{FileType, Inode, open_directory, open_root, read_inode};
-use image_format::{DataExtent, FileContent, Metadata, Node, NodeKind, Tree};
+use image_format::{DataExtent, FileContent, Metadata, Node, NodeKind, OwnerNames, Tree};
 use rustix::fs::SeekFrom;
 
 use crate::build::{self, BuildOptions};
 use crate::contents::{DirectoryContents, Stamp};
 use crate::exclude::{self, Excludes};
+use crate::owners::Accounts;
 use crate::pending::directory_of;
 use crate::text;
 
@@ -46,7 +47,13 @@ pub(crate) fn run(arguments: &CaptureArguments) -> Result<()> {
     let doing = || format!("opening the directory {}", arguments.directory.display());
     let root = open_root(&arguments.directory).with_context(doing)?;
     refuse_output_inside(&arguments.directory, &arguments.build.output, &excludes)?;
-    let walk = Walk { root: &root, excludes: &excludes, one_file_system: arguments.one_file_system };
+    let accounts = Accounts::read(root.as_fd())?;
+    let walk = Walk {
+        root: &root,
+        excludes: &excludes,
+        accounts: &accounts,
+        one_file_system: arguments.one_file_system,
+    };
     let (tree, stamps) = walk.run()?;
     build::build(&tree, &DirectoryContents { root, stamps }, &arguments.build)
 }
@@ -75,6 +82,7 @@ fn refuse_output_inside(directory: &Path, output: &Path, excludes: &Excludes) ->
 struct Walk<'a> {
     root: &'a OwnedFd,
     excludes: &'a Excludes,
+    accounts: &'a Accounts,
     one_file_system: bool,
 }
 
@@ -97,21 +105,24 @@ impl Walk<'_> {
             }
             let key = (inode.file_system, inode.number);
             let is_again = inode.links > 1 && inode.file_type != FileType::Directory;
-            let (metadata, xattrs, kind) = match first_names.get(&key).filter(|_| is_again) {
-                Some(&to) => (Metadata::default(), Vec::new(), NodeKind::HardLink { to }),
+            let (metadata, names, xattrs, kind) = match first_names.get(&key).filter(|_| is_again) {
+                Some(&to) => {
+                    (Metadata::default(), OwnerNames::default(), Vec::new(), NodeKind::HardLink { to })
+                }
                 None => {
                     if is_again {
                         first_names.insert(key, nodes.len());
                     }
                     let kind = kind(fd, name, &inode).with_context(|| reading(&path))?;
-                    (inode.metadata, inode.xattrs.clone(), kind)
+                    let names = self.accounts.names(inode.metadata.uid, inode.metadata.gid);
+                    (inode.metadata, names, inode.xattrs.clone(), kind)
                 }
             };
             stamps.push(Stamp::of(&inode));
             if let (NodeKind::Directory, Some(fd)) = (&kind, &inode.fd) {
                 self.push_names(&path, fd, &mut pending).with_context(|| reading(&path))?;
             }
-            nodes.push(Node { path, metadata, xattrs, kind });
+            nodes.push(Node { path, metadata, names, xattrs, kind });
         }
         let tree = Tree::new(nodes).map_err(|error| anyhow!("the image cannot hold {error}"))?;
         Ok((tree, stamps))

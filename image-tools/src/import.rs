@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
-use image_format::{Metadata, Node, NodeKind, Tree, Xattr};
+use image_format::{Metadata, Node, NodeKind, OwnerNames, Tree, Xattr};
 
 use crate::build::{self, BuildOptions};
 use crate::contents::SpoolContents;
@@ -69,6 +69,7 @@ fn open(path: &Path) -> Result<Box<dyn Read>> {
 /// An inode of the archive and where its data was copied to.
 struct Inode {
     metadata: Metadata,
+    owner_names: OwnerNames,
     xattrs: Vec<Xattr>,
     kind: NodeKind,
     spool_offset: u64,
@@ -124,9 +125,10 @@ impl Members {
             MemberKind::BlockDevice { major, minor } => NodeKind::BlockDevice { major, minor },
             MemberKind::Fifo => NodeKind::Fifo,
         };
-        let inode = Inode { metadata: member.metadata, xattrs: member.xattrs, kind, spool_offset };
+        let Member { names, metadata, owner_names, xattrs, .. } = member;
+        let inode = Inode { metadata, owner_names, xattrs, kind, spool_offset };
         self.inodes.push(inode);
-        self.names.insert(member.names, self.inodes.len() - 1);
+        self.names.insert(names, self.inodes.len() - 1);
         Ok(())
     }
 
@@ -142,11 +144,13 @@ impl Members {
             let node = match first_name.get(&number) {
                 Some(&to) => {
                     let kind = NodeKind::HardLink { to };
-                    Node { path, metadata: Metadata::default(), xattrs: Vec::new(), kind }
+                    let (metadata, names) = (Metadata::default(), OwnerNames::default());
+                    Node { path, metadata, names, xattrs: Vec::new(), kind }
                 }
                 None => {
-                    let (metadata, xattrs) = (inode.metadata, inode.xattrs.clone());
-                    Node { path, metadata, xattrs, kind: inode.kind.clone() }
+                    let Inode { metadata, owner_names, xattrs, kind, .. } = inode;
+                    let (names, xattrs) = (owner_names.clone(), xattrs.clone());
+                    Node { path, metadata: *metadata, names, xattrs, kind: kind.clone() }
                 }
             };
             first_name.entry(number).or_insert(nodes.len());
@@ -168,6 +172,7 @@ impl Members {
             let metadata = Metadata { mode: IMPLIED_DIRECTORY_MODE, ..Metadata::default() };
             self.inodes.push(Inode {
                 metadata,
+                owner_names: OwnerNames::default(),
                 xattrs: Vec::new(),
                 kind: NodeKind::Directory,
                 spool_offset: 0,

@@ -15,6 +15,9 @@ use crate::text;
 pub(crate) struct ListArguments {
     /// The image.
     image: PathBuf,
+    /// Owners by number, even where the image has their names.
+    #[arg(short, long)]
+    numeric: bool,
 }
 
 /// Prints mode, owner, size, time and path of every entry.
@@ -22,7 +25,7 @@ pub(crate) fn run(arguments: &ListArguments) -> Result<()> {
     let image = ImageFile::open(&arguments.image, &[])?;
     let mut out = io::BufWriter::new(io::stdout().lock());
     for (index, entry) in image.toc.entries() {
-        match writeln!(out, "{}", line(&image.toc, index, entry)) {
+        match writeln!(out, "{}", line(&image.toc, index, entry, arguments.numeric)) {
             // `image-tools ls X | head`
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
             result => result.context("printing the list")?,
@@ -34,7 +37,7 @@ pub(crate) fn run(arguments: &ListArguments) -> Result<()> {
     }
 }
 
-fn line(toc: &Toc, index: EntryIndex, entry: &Entry) -> String {
+fn line(toc: &Toc, index: EntryIndex, entry: &Entry, numeric: bool) -> String {
     let path = |index| format!("/{}", text::path(&toc.path(index)));
     let (letter, size, arrow) = match entry.kind {
         EntryKind::Directory => ('d', String::new(), String::new()),
@@ -47,7 +50,11 @@ fn line(toc: &Toc, index: EntryIndex, entry: &Entry) -> String {
         EntryKind::HardLink { to } => return format!("{:>59} {} = {}", "", path(index), path(to)),
     };
     let metadata = &entry.metadata;
-    let owner = format!("{}/{}", metadata.uid, metadata.gid);
+    let names = toc.owner_names(entry);
+    let shown = |name: &[u8], number: u32| {
+        if numeric || name.is_empty() { number.to_string() } else { text::path(name) }
+    };
+    let owner = format!("{}/{}", shown(&names.user, metadata.uid), shown(&names.group, metadata.gid));
     let time = text::time(metadata.mtime.seconds);
     format!("{letter}{} {owner:>13} {size:>14} {time} {}{arrow}", mode(metadata.mode), path(index))
 }

@@ -17,6 +17,7 @@ mod import;
 mod inspect;
 mod keys;
 mod list;
+mod owners;
 mod pending;
 mod progress;
 mod tar_read;

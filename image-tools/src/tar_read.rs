@@ -4,7 +4,7 @@
 use std::io::Read;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use image_format::{DataExtent, FileContent, Metadata, Timestamp, Xattr, file_flag_by_name};
+use image_format::{DataExtent, FileContent, Metadata, OwnerNames, Timestamp, Xattr, file_flag_by_name};
 use tar_core::parse::{Limits, ParseEvent, ParsedEntry, Parser};
 use tar_core::{EntryType, PaxExtensions, SparseEntry};
 
@@ -48,6 +48,8 @@ pub(crate) struct Member {
     /// Path components; none for the root.
     pub(crate) names: Vec<Vec<u8>>,
     pub(crate) metadata: Metadata,
+    /// What owner and group are called, if an account can be called so.
+    pub(crate) owner_names: OwnerNames,
     pub(crate) xattrs: Vec<Xattr>,
     pub(crate) kind: MemberKind,
     /// First byte of its data in the stream.
@@ -183,6 +185,10 @@ fn member(entry: &ParsedEntry<'_>, sparse: Option<(Vec<SparseEntry>, u64)>) -> R
         mtime: records.mtime.unwrap_or(Timestamp { seconds: header_time, nanoseconds: 0 }),
         flags: records.flags,
     };
+    let owner_names = OwnerNames::possible(
+        entry.uname.as_deref().unwrap_or_default(),
+        entry.gname.as_deref().unwrap_or_default(),
+    );
     let mut xattrs: Vec<Xattr> = entry
         .xattrs
         .iter()
@@ -192,7 +198,7 @@ fn member(entry: &ParsedEntry<'_>, sparse: Option<(Vec<SparseEntry>, u64)>) -> R
     // The kernel's own form comes first and wins over the text form of the same ACL.
     xattrs.sort_by(|a, b| a.name.cmp(&b.name));
     xattrs.dedup_by(|later, first| later.name == first.name);
-    Ok((Member { names, metadata, xattrs, kind, data_offset: 0 }, data))
+    Ok((Member { names, metadata, owner_names, xattrs, kind, data_offset: 0 }, data))
 }
 
 /// Path components without empty ones and `.`.

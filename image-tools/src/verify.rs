@@ -155,6 +155,7 @@ fn compare(toc: &Toc, index: EntryIndex, member: &Member) -> Result<()> {
     };
     ensure!(member.kind == kind, "another kind, shape or target: {:?}, not {kind:?}", member.kind);
     ensure!(member.metadata == node.metadata, "{:?}, not {:?}", member.metadata, node.metadata);
+    ensure!(member.owner_names == node.names, "other names of owner or group");
     ensure!(member.xattrs == node.xattrs, "other extended attributes");
     let entry = toc.entry(index).context("it is not there")?;
     if let Some(first) = toc.extents(entry).first() {

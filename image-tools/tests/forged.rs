@@ -7,8 +7,9 @@ mod support;
 use std::path::Path;
 
 use image_format::{
-    CONTAINER_BYTES, END_OF_ARCHIVE, FileContent, Hash, Manifest, Metadata, Node, NodeKind, Packer,
-    TarLayout, Tree, build_in_memory, data_padding, encode_front, encode_toc, piece_size_for, tar_header,
+    CONTAINER_BYTES, END_OF_ARCHIVE, FileContent, Hash, Manifest, Metadata, Node, NodeKind, OwnerNames,
+    Packer, TarLayout, Tree, build_in_memory, data_padding, encode_front, encode_toc, piece_size_for,
+    tar_header,
 };
 use sha1::{Digest, Sha1};
 use support::{fail, succeed};
@@ -18,10 +19,12 @@ const DATA: &[u8] = b"what the file holds";
 
 fn tree(name: &str, mode: u32) -> Tree {
     let metadata = Metadata { mode: 0o755, ..Metadata::default() };
-    let root = Node { path: vec![], metadata, xattrs: vec![], kind: NodeKind::Directory };
+    let names = OwnerNames::default();
+    let root = Node { path: vec![], metadata, names, xattrs: vec![], kind: NodeKind::Directory };
     let kind = NodeKind::File(FileContent::plain(DATA.len() as u64));
     let metadata = Metadata { mode, ..metadata };
-    Tree::new(vec![root, Node { path: name.into(), metadata, xattrs: vec![], kind }]).unwrap()
+    let file = Node { path: name.into(), metadata, kind, ..root.clone() };
+    Tree::new(vec![root, file]).unwrap()
 }
 
 /// Writes an image with the stream of one tree and the table of another, and all its companions.

@@ -4,7 +4,7 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use image_format::{Hash, Manifest, ManifestError, SignatureError, parse_manifest, verify_signature};
+use image_format::{Hash, Manifest, ManifestError, Mode, SignatureError, parse_manifest, verify_signature};
 use node_api::{ImageTask, Recovery};
 use swarm::{Metainfo, MetainfoError};
 
@@ -46,6 +46,9 @@ pub(crate) enum ImageError {
         #[source]
         source: ManifestError,
     },
+    /// What this agent cannot write.
+    #[error("image {0} is of a partition, and nodes write images of files only; nothing was written")]
+    Partition(String),
     /// The metainfo.
     #[error("the metainfo of image {image} cannot be read")]
     Metainfo {
@@ -65,7 +68,7 @@ impl StageError for ImageError {
     fn code(&self) -> &'static str {
         match self {
             Self::Unsigned(_) | Self::Signature { .. } => "image-signature",
-            Self::Manifest { .. } | Self::Encoding(_) => "image-manifest",
+            Self::Manifest { .. } | Self::Partition(_) | Self::Encoding(_) => "image-manifest",
             Self::Metainfo { .. } | Self::Differs { .. } => "image-metainfo",
             Self::PieceList(_) => "image-pieces",
         }
@@ -94,6 +97,9 @@ pub(crate) fn check(task: &ImageTask, trusted: &[String]) -> Result<SignedImage,
     }
     let manifest =
         parse_manifest(&manifest_bytes).map_err(|source| ImageError::Manifest { image: image(), source })?;
+    if manifest.mode != Mode::Files {
+        return Err(ImageError::Partition(image()));
+    }
     let metainfo = BASE64.decode(&task.metainfo_base64).map_err(|_| ImageError::Encoding("metainfo"))?;
     let metainfo =
         Metainfo::parse(&metainfo).map_err(|source| ImageError::Metainfo { image: image(), source })?;

@@ -11,8 +11,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use image_apply::{Applier, ApplyError, VerifyError, verify_tree};
 use image_format::{
-    DataExtent, FileContent, FrameError, FrameIndex, MemoryImage, Metadata, Node, NodeKind, Timestamp, Toc,
-    Tree, Xattr, build_in_memory,
+    DataExtent, FileContent, FrameError, FrameIndex, MemoryImage, Metadata, Node, NodeKind, OwnerNames,
+    Timestamp, Toc, Tree, Xattr, build_in_memory,
 };
 use proptest::collection::vec;
 use proptest::prelude::{Just, ProptestConfig, Strategy, any, prop_oneof, proptest};
@@ -31,7 +31,7 @@ fn node(path: &str, kind: NodeKind) -> Node {
     let is_link = matches!(kind, NodeKind::HardLink { .. });
     let metadata =
         if is_link { Metadata::default() } else { Metadata { mode, uid: 1000, gid: 50, mtime, flags: 0 } };
-    Node { path: path.as_bytes().to_vec(), metadata, xattrs: vec![], kind }
+    Node { path: path.as_bytes().to_vec(), metadata, names: OwnerNames::default(), xattrs: vec![], kind }
 }
 
 fn file(path: &str, size: u64) -> Node {
@@ -287,7 +287,7 @@ fn tree() -> impl Strategy<Value = Tree> {
         }
         let nodes = all.into_iter().map(|(path, (kind, metadata))| {
             let path = path.join("/").into_bytes();
-            Node { path, metadata, xattrs: vec![], kind }
+            Node { path, metadata, names: OwnerNames::default(), xattrs: vec![], kind }
         });
         Tree::new(nodes.collect()).unwrap()
     })

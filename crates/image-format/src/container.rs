@@ -23,8 +23,11 @@ const SKIPPABLE_OURS: u32 = 0x184D_2A5D;
 const SKIPPABLE_PAD: u32 = 0x184D_2A50;
 
 const HEADER_MAGIC: &[u8; 8] = b"ESIRIMG\0";
-/// The version of everything in the file: header, table of contents, tar headers.
-const FORMAT_VERSION: u32 = 1;
+/// The version of everything: header, table of contents, tar stream and manifest. This is what we write; all since
+/// the first are read. `docs/image-format.md` says when it must change.
+pub(crate) const FORMAT_VERSION: u32 = 2;
+/// See [`FORMAT_VERSION`].
+pub(crate) const FORMAT_VERSION_OLDEST: u32 = 1;
 const HEADER_PAYLOAD_BYTES: u32 = 80;
 
 /// Length of the first frame of an image file.
@@ -57,7 +60,9 @@ pub enum HeaderError {
     #[error("this is not an ESIR image: it does not begin with our header")]
     NotAnImage,
     /// Ours, but of another time.
-    #[error("the image has format version {0}; this program reads version {FORMAT_VERSION}")]
+    #[error(
+        "the image has format version {0}; this program reads {FORMAT_VERSION_OLDEST} to {FORMAT_VERSION}: use a newer one"
+    )]
     Version(u32),
 }
 
@@ -93,7 +98,7 @@ impl Header {
                 return Ok(Err(HeaderError::NotAnImage));
             }
             let version = u32::from_le_bytes(reader.array()?);
-            if version != FORMAT_VERSION || len != HEADER_PAYLOAD_BYTES {
+            if !(FORMAT_VERSION_OLDEST..=FORMAT_VERSION).contains(&version) || len != HEADER_PAYLOAD_BYTES {
                 return Ok(Err(HeaderError::Version(version)));
             }
             reader.array::<4>()?;
@@ -182,6 +187,8 @@ mod tests {
         let mut bytes = header.encode();
         assert_eq!(bytes.len() as u64, super::HEADER_FRAME_BYTES);
         assert_eq!(Header::parse(&bytes), Ok(header));
+        bytes[16] = 1;
+        assert_eq!(Header::parse(&bytes), Ok(header), "version 1 is read too");
         bytes[16] = 9;
         assert_eq!(Header::parse(&bytes), Err(HeaderError::Version(9)));
         assert_eq!(Header::parse(&bytes[..40]), Err(HeaderError::Version(9)));

@@ -25,7 +25,7 @@ pub use container::{
 };
 pub use id::{Hash, ImageId, ParseHashError};
 pub use manifest::{
-    Boot, FileSystem, MANIFEST_BYTES_MAX, Manifest, ManifestError, TocLocation, parse_manifest,
+    Boot, FileSystem, MANIFEST_BYTES_MAX, Manifest, ManifestError, Mode, TocLocation, parse_manifest,
 };
 pub use memory::{MemoryImage, TOC_LEVEL, build_in_memory, encode_front};
 pub use pack::{PackError, PackedFrame, Packer, plan_toc_space};
@@ -38,5 +38,6 @@ pub use toc::{
     decompress_frame, encode_toc,
 };
 pub use tree::{
-    DataExtent, FILE_FLAGS_KEPT, FileContent, Metadata, Node, NodeKind, Timestamp, Tree, TreeError, Xattr,
+    DataExtent, FILE_FLAGS_KEPT, FileContent, Metadata, Node, NodeKind, OwnerNames, PARTITION_FILE,
+    Timestamp, Tree, TreeError, Xattr,
 };

@@ -4,14 +4,13 @@ use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
-use crate::container::{CONTAINER_BYTES_MAX, CONTAINER_BYTES_MIN};
+use crate::container::{CONTAINER_BYTES_MAX, CONTAINER_BYTES_MIN, FORMAT_VERSION, FORMAT_VERSION_OLDEST};
 use crate::id::{Hash, ImageId};
 
 /// A manifest is never larger: it travels inside every task.
 pub const MANIFEST_BYTES_MAX: usize = 4096;
 
 const FORMAT: &str = "esir-image";
-const VERSION: u32 = 1;
 /// Bounds for a piece; BEP 3 asks for a power of two, stock clients refuse more than 16 MiB or so.
 const PIECE_BYTES: Range<u64> = 16 << 10..(16 << 20) + 1;
 
@@ -35,6 +34,17 @@ pub struct Boot {
     pub uefi: bool,
 }
 
+/// What an image is an image of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// The files of a root directory, to be written into any file system.
+    #[default]
+    Files,
+    /// The blocks of one partition: the tree has one file, [`crate::PARTITION_FILE`], which is the partition.
+    Partition,
+}
+
 /// Which file system the root needs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileSystem {
@@ -49,8 +59,11 @@ pub struct FileSystem {
 pub struct Manifest {
     /// Always `esir-image`.
     pub format: String,
-    /// Of the whole format; this crate knows 1.
+    /// Of the whole format; this crate writes 2 and reads 1 too.
     pub version: u32,
+    /// What it is an image of; version 1 knew files only.
+    #[serde(default)]
+    pub mode: Mode,
     /// Name for people; also of the files, without their suffix.
     pub name: String,
     /// BLAKE3 of the uncompressed table of contents.
@@ -97,7 +110,8 @@ pub enum ManifestError {
     Json(#[source] serde_json::Error),
     /// Of another program or another time.
     #[error(
-        "the manifest is of format {format:?}, version {version}; this program reads {FORMAT:?}, version {VERSION}"
+        "the manifest is of format {format:?}, version {version}; this program reads {FORMAT:?}, versions \
+         {FORMAT_VERSION_OLDEST} to {FORMAT_VERSION}"
     )]
     Version {
         /// As given.
@@ -133,7 +147,7 @@ impl Manifest {
     /// The version that this crate writes.
     #[must_use]
     pub const fn format_version() -> u32 {
-        VERSION
+        FORMAT_VERSION
     }
 
     /// The bytes to sign and to serve.
@@ -161,10 +175,14 @@ impl Manifest {
     }
 
     fn check(&self) -> Result<(), ManifestError> {
-        if self.format != FORMAT || self.version != VERSION {
+        let versions = FORMAT_VERSION_OLDEST..=FORMAT_VERSION;
+        if self.format != FORMAT || !versions.contains(&self.version) {
             return Err(ManifestError::Version { format: self.format.clone(), version: self.version });
         }
         let wrong = |what| Err(ManifestError::Contradiction(what));
+        if self.version == 1 && self.mode != Mode::Files {
+            return wrong("it is of version 1, which knew files only");
+        }
         let name_ok = self.name.chars().all(|c| c.is_ascii_alphanumeric() || "._-+".contains(c));
         if self.name.is_empty() || self.name.len() > 200 || self.name.starts_with('.') || !name_ok {
             return wrong("its name is not made of letters, digits, `.`, `_`, `-` and `+`");
@@ -208,13 +226,18 @@ mod hex_info_hash {
 
 #[cfg(test)]
 mod tests {
-    use super::{Manifest, ManifestError, parse_manifest};
+    use super::{Manifest, ManifestError, Mode, parse_manifest};
     use crate::memory::build_in_memory;
-    use crate::tree::{Metadata, Node, NodeKind, Tree};
+    use crate::tree::{Metadata, Node, NodeKind, OwnerNames, Tree};
 
     fn manifest() -> Manifest {
-        let root =
-            Node { path: vec![], metadata: Metadata::default(), xattrs: vec![], kind: NodeKind::Directory };
+        let root = Node {
+            path: vec![],
+            metadata: Metadata::default(),
+            names: OwnerNames::default(),
+            xattrs: vec![],
+            kind: NodeKind::Directory,
+        };
         build_in_memory(&Tree::new(vec![root]).unwrap(), &|_| vec![], "tiny").unwrap().manifest
     }
 
@@ -222,6 +245,12 @@ mod tests {
     fn a_manifest_comes_back() {
         let manifest = manifest();
         assert_eq!(parse_manifest(&manifest.to_bytes().unwrap()).unwrap(), manifest);
+        // As version 1 wrote it.
+        let mut old = serde_json::to_value(&manifest).unwrap();
+        old["version"] = 1.into();
+        old.as_object_mut().unwrap().remove("mode");
+        let old = parse_manifest(old.to_string().as_bytes()).unwrap();
+        assert_eq!((old.mode, old.image_id), (Mode::Files, manifest.image_id));
     }
 
     #[test]
@@ -233,7 +262,8 @@ mod tests {
             let error = parse_manifest(&bytes).unwrap_err().to_string();
             assert!(error.contains(expected), "{error}");
         };
-        check(|m| m.version = 2, "version 2");
+        check(|m| m.version = 3, "version 3");
+        check(|m| (m.version, m.mode) = (1, Mode::Partition), "knew files only");
         check(|m| m.piece_count += 1, "number of pieces");
         check(|m| m.piece_size = 300_000, "piece length");
         check(|m| m.toc.offset = u64::MAX, "outside the file");

@@ -7,7 +7,7 @@ use crate::container::{
     toc_frame_header,
 };
 use crate::id::Hash;
-use crate::manifest::{Boot, FileSystem, Manifest, TocLocation};
+use crate::manifest::{Boot, FileSystem, Manifest, Mode, TocLocation};
 use crate::pack::{PackError, PackedFrame, Packer, plan_toc_space};
 use crate::tar_header::{END_OF_ARCHIVE, TarLayout, data_padding, hard_link_target, tar_header};
 use crate::toc::encode_toc;
@@ -121,6 +121,7 @@ fn describe(
     let manifest = Manifest {
         format: Manifest::format_name(),
         version: Manifest::format_version(),
+        mode: Mode::Files,
         name: name.to_owned(),
         image_id: Hash::of(toc),
         file_size,

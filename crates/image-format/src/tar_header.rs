@@ -1,17 +1,19 @@
 //! Tar headers (POSIX pax with what GNU tar 1.34 writes for sparse files and extended attributes).
 //!
-//! Written from a [`Node`] alone, so that equal nodes give equal bytes: no names of users (numbers only), no access
-//! or change times. Sockets have no header; only the table of contents keeps them.
+//! Written from a [`Node`] alone, so that equal nodes give equal bytes: no access or change times. Sockets have no
+//! header; only the table of contents keeps them.
 
 use tar_core::{EntryType, HeaderBuilder};
 
-use crate::tree::{DataExtent, FileContent, Metadata, Node, NodeKind, Timestamp, Tree};
+use crate::tree::{DataExtent, FileContent, Node, NodeKind, Timestamp, Tree};
 
 /// What ends a tar stream: two zero blocks.
 pub const END_OF_ARCHIVE: [u8; 1024] = [0; 1024];
 
 const BLOCK: u64 = 512;
 const NAME_FIELD: usize = 100;
+/// Bytes of the name of a user or group beside its final zero.
+const OWNER_FIELD: usize = 31;
 /// Largest numbers of the octal fields of ustar: 8 bytes and 12 bytes with their final zero.
 const OCTAL_7_MAX: u32 = 0o777_7777;
 const OCTAL_11_MAX: u64 = 0o777_7777_7777;
@@ -141,8 +143,8 @@ pub fn tar_header(node: &Node, target: Option<&Node>) -> Result<Vec<u8>, HeaderT
         // Readers that know no sparse files see by this name that it is not the plain file.
         [b"./GNUSparseFile.0/", last_name(&name)].concat()
     };
-    let metadata = target.map_or(&node.metadata, |target| &target.metadata);
-    bytes.extend_from_slice(&ustar_block(&node.kind, metadata, &shown, &link, size)?);
+    let inode = target.unwrap_or(node);
+    bytes.extend_from_slice(&ustar_block(&node.kind, inode, &shown, &link, size)?);
     bytes.extend_from_slice(&sparse_map);
     Ok(bytes)
 }
@@ -158,7 +160,7 @@ fn member_name(node: &Node) -> Vec<u8> {
 
 fn ustar_block(
     kind: &NodeKind,
-    metadata: &Metadata,
+    inode: &Node,
     name: &[u8],
     link: &[u8],
     size: u64,
@@ -172,6 +174,8 @@ fn ustar_block(
         NodeKind::Fifo => (EntryType::Fifo, None),
         NodeKind::HardLink { .. } => (EntryType::Link, None),
     };
+    let metadata = &inode.metadata;
+    let short = |name: &'_ [u8]| if name.len() > OWNER_FIELD { Vec::new() } else { name.to_vec() };
     let octal_7 = |value: u32| u64::from(if value > OCTAL_7_MAX { 0 } else { value });
     let octal_11 = |value: u64| if value > OCTAL_11_MAX { 0 } else { value };
     let mut header = HeaderBuilder::new_ustar();
@@ -183,6 +187,8 @@ fn ustar_block(
         .size(octal_11(size))?
         .mtime(octal_11(u64::try_from(metadata.mtime.seconds).unwrap_or_default()))?
         .entry_type(entry_type)
+        .username(short(&inode.names.user))?
+        .groupname(short(&inode.names.group))?
         .link_name(clipped(link))?;
     if let Some((major, minor)) = device {
         header.device(major, minor)?;
@@ -227,6 +233,11 @@ fn pax_records(node: &Node, name: &[u8], link: &[u8], size: u64, sparse: bool) -
     }
     if metadata.gid > OCTAL_7_MAX {
         record(&mut records, b"gid", metadata.gid.to_string().as_bytes());
+    }
+    for (key, name) in [("uname", &node.names.user), ("gname", &node.names.group)] {
+        if name.len() > OWNER_FIELD {
+            record(&mut records, key.as_bytes(), name);
+        }
     }
     let seconds = metadata.mtime.seconds;
     if metadata.mtime.nanoseconds != 0 || !u64::try_from(seconds).is_ok_and(|seconds| seconds <= OCTAL_11_MAX)

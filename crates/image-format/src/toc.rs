@@ -11,10 +11,10 @@ pub use encode::encode_toc;
 
 use crate::id::{Hash, ImageId};
 use crate::manifest::Manifest;
-use crate::tree::{DataExtent, FileContent, Metadata, Node, NodeKind, Xattr};
+use crate::tree::{DataExtent, FileContent, Metadata, Node, NodeKind, OwnerNames, Xattr};
 
-/// First bytes of a table of contents of this version.
-pub(crate) const TOC_MAGIC: &[u8; 8] = b"ESIRTOC1";
+/// First bytes of a table of contents; one more says the version, as a digit.
+pub(crate) const TOC_MAGIC: &[u8; 7] = b"ESIRTOC";
 
 pub(crate) const KIND_DIRECTORY: u8 = 0;
 pub(crate) const KIND_FILE: u8 = 1;
@@ -54,8 +54,11 @@ impl Default for TocLimits {
 #[derive(Debug, thiserror::Error)]
 pub enum TocError {
     /// The first bytes are something else.
-    #[error("this is not a table of contents that this version can read")]
+    #[error("this is not a table of contents")]
     Magic,
+    /// Ours, but of another time.
+    #[error("the table of contents has a version that this program does not know: use a newer one")]
+    Version,
     /// It ends early, or an integer is not in its shortest form.
     #[error("the table of contents is malformed at byte {0}")]
     Malformed(usize),
@@ -244,6 +247,7 @@ pub struct Entry {
     target: Range<u32>,
     extents: Range<u32>,
     xattr_set: u32,
+    owner: u32,
 }
 
 impl Entry {
@@ -275,6 +279,15 @@ pub struct Toc {
     /// First extent of each frame, and one past the last.
     frame_extents: Vec<u32>,
     xattr_sets: Vec<Vec<Xattr>>,
+    owners: Vec<Owner>,
+}
+
+/// Who an inode belongs to.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Owner {
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    pub(crate) names: OwnerNames,
 }
 
 impl Toc {
@@ -403,6 +416,12 @@ impl Toc {
         self.xattr_sets.get(entry.xattr_set as usize).map(Vec::as_slice).unwrap_or_default()
     }
 
+    /// What an entry's owner and group are called; empty for a hard link, and where nobody knew.
+    #[must_use]
+    pub fn owner_names(&self, entry: &Entry) -> OwnerNames {
+        self.owners.get(entry.owner as usize).map(|owner| owner.names.clone()).unwrap_or_default()
+    }
+
     /// A file's data: where each run lies, ascending.
     #[must_use]
     pub fn extents(&self, entry: &Entry) -> &[Extent] {
@@ -438,8 +457,8 @@ impl Toc {
             EntryKind::Socket => NodeKind::Socket,
             EntryKind::HardLink { to } => NodeKind::HardLink { to: to.0 as usize },
         };
-        let xattrs = self.xattrs(entry).to_vec();
-        Some(Node { path: self.path(index), metadata: entry.metadata, xattrs, kind })
+        let (names, xattrs) = (self.owner_names(entry), self.xattrs(entry).to_vec());
+        Some(Node { path: self.path(index), metadata: entry.metadata, names, xattrs, kind })
     }
 
     /// A file's data without regard to frames.

@@ -1,9 +1,14 @@
 //! A root tree as values: what a builder makes from a directory or a tar, and what tar stream and table of
 //! contents are both made from.
 
+use std::sync::Arc;
+
 /// The file flags (`FS_IOC_GETFLAGS`, linux/fs.h) that an image keeps: those which a person sets and which mean the
 /// same on every file system: S, i, a, d, A, j, D, T of chattr(1).
 pub const FILE_FLAGS_KEPT: u32 = 0x8 | 0x10 | 0x20 | 0x40 | 0x80 | 0x4000 | 0x1_0000 | 0x2_0000;
+
+/// The one file of an image of a partition: as large as the partition, its data what the file system uses.
+pub const PARTITION_FILE: &[u8] = b"partition.raw";
 
 /// `NAME_MAX` of Linux.
 pub(crate) const NAME_BYTES_MAX: usize = 255;
@@ -40,6 +45,25 @@ pub struct Metadata {
     pub mtime: Timestamp,
     /// File flags; a subset of [`FILE_FLAGS_KEPT`], for files and directories only.
     pub flags: u32,
+}
+
+/// What an inode's owner and group are called in the system that the tree is of; empty where nobody knows. Whoever
+/// writes the tree goes by the numbers.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct OwnerNames {
+    /// Of [`Metadata::uid`].
+    pub user: Arc<[u8]>,
+    /// Of [`Metadata::gid`].
+    pub group: Arc<[u8]>,
+}
+
+impl OwnerNames {
+    /// These names, without what no account can be called.
+    #[must_use]
+    pub fn possible(user: &[u8], group: &[u8]) -> Self {
+        let keep = |name| if check_owner_name(name).is_ok() { Arc::from(name) } else { Arc::default() };
+        Self { user: keep(user), group: keep(group) }
+    }
 }
 
 /// One extended attribute. ACLs are the kernel's binary `system.posix_acl_*`, capabilities `security.capability`.
@@ -113,6 +137,8 @@ pub struct Node {
     pub path: Vec<u8>,
     /// Owner, mode, time, flags; the default for a hard link, whose inode is elsewhere.
     pub metadata: Metadata,
+    /// What owner and group are called; empty for a hard link.
+    pub names: OwnerNames,
     /// Ascending by name, no name twice; empty for a hard link.
     pub xattrs: Vec<Xattr>,
     /// What it is.
@@ -221,6 +247,8 @@ pub(crate) fn check_name(name: &[u8]) -> Result<(), &'static str> {
 fn check_inode(index: usize, node: &Node, nodes: &[Node]) -> Result<(), &'static str> {
     let has_flags = matches!(node.kind, NodeKind::Directory | NodeKind::File(_));
     check_metadata(&node.metadata, has_flags)?;
+    check_owner_name(&node.names.user)?;
+    check_owner_name(&node.names.group)?;
     check_xattrs(&node.xattrs)?;
     match &node.kind {
         NodeKind::Directory | NodeKind::Fifo | NodeKind::Socket => Ok(()),
@@ -236,7 +264,11 @@ fn check_inode(index: usize, node: &Node, nodes: &[Node]) -> Result<(), &'static
                 Some(NodeKind::Directory | NodeKind::HardLink { .. }) => {
                     Err("a hard link names a directory or another hard link")
                 }
-                Some(_) if node.metadata != Metadata::default() || !node.xattrs.is_empty() => {
+                Some(_)
+                    if node.metadata != Metadata::default()
+                        || node.names != OwnerNames::default()
+                        || !node.xattrs.is_empty() =>
+                {
                     Err("a hard link has metadata of its own; its inode's belong to the first name")
                 }
                 Some(_) => Ok(()),
@@ -261,6 +293,14 @@ pub(crate) fn check_metadata(metadata: &Metadata, has_flags: bool) -> Result<(),
     }
     if metadata.flags & !FILE_FLAGS_KEPT != 0 {
         return Err("it has a file flag that images do not keep");
+    }
+    Ok(())
+}
+
+/// What passwd(5) and group(5) can hold.
+pub(crate) fn check_owner_name(name: &[u8]) -> Result<(), &'static str> {
+    if name.len() > NAME_BYTES_MAX || name.iter().any(|byte| matches!(byte, 0 | b':' | b'\n')) {
+        return Err("the name of its owner or group is none that an account can have");
     }
     Ok(())
 }

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, Result, anyhow};
 use image_format::{
-    CONTAINER_BYTES, FileContent, FileSystem, HEADER_FRAME_BYTES, Hash, Manifest, NodeKind,
+    CONTAINER_BYTES, FileContent, FileSystem, HEADER_FRAME_BYTES, Hash, Manifest, Mode, NodeKind,
     TOC_FRAME_HEADER_BYTES, TocLocation, Tree, piece_size_for,
 };
 use minisign::SecretKey;
@@ -95,6 +95,7 @@ fn manifest(image: &Image<'_>, len: u64, piece_size: u64, pieces: &Pieces, info_
     Manifest {
         format: Manifest::format_name(),
         version: Manifest::format_version(),
+        mode: Mode::Files,
         name: image.name.clone(),
         image_id: Hash::of(image.toc),
         file_size: len,

@@ -1,6 +1,6 @@
 use std::io::Cursor;
 
-use image_format::build_in_memory;
+use image_format::{Mode, build_in_memory};
 
 use super::*;
 
@@ -15,6 +15,7 @@ fn make(change: impl Fn(&mut Manifest)) -> Made {
     let root = image_format::Node {
         path: Vec::new(),
         metadata: image_format::Metadata::default(),
+        names: image_format::OwnerNames::default(),
         xattrs: Vec::new(),
         kind: image_format::NodeKind::Directory,
     };
@@ -72,6 +73,14 @@ fn wrong_and_missing_signatures_stop_the_node() {
     // Allowing unsigned images does not make a wrong signature right.
     let wrong = ImageTask { allow_unsigned: true, ..changed };
     assert_eq!(code(&wrong, &made.trusted), "image-signature");
+}
+
+#[test]
+fn image_of_a_partition_is_refused() {
+    let made = make(|manifest| manifest.mode = Mode::Partition);
+    let error = check(&made.task, &made.trusted).unwrap_err();
+    assert_eq!(error.code(), "image-manifest");
+    assert!(error.to_string().contains("is of a partition"), "{error}");
 }
 
 #[test]

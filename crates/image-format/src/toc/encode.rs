@@ -7,10 +7,11 @@ use super::{
     KIND_SPARSE_FILE, KIND_SYMLINK, TOC_MAGIC,
 };
 use crate::bytes::Writer;
+use crate::container::FORMAT_VERSION;
 use crate::id::Hash;
 use crate::pack::PackedFrame;
 use crate::tar_header::TarLayout;
-use crate::tree::{FileContent, Metadata, Node, NodeKind, Tree, Xattr};
+use crate::tree::{FileContent, Metadata, Node, NodeKind, OwnerNames, Tree, Xattr};
 
 /// The uncompressed table for `tree`: equal arguments give equal bytes.
 ///
@@ -26,13 +27,23 @@ pub fn encode_toc(
 ) -> Vec<u8> {
     let mut writer = Writer::default();
     let (sets, set_of) = collect_xattr_sets(tree.nodes());
+    let (owners, owner_of) = collect_owners(tree.nodes());
     writer.raw(TOC_MAGIC);
+    // One digit: by version 10 the rest of this line will be another, too.
+    writer.raw(&FORMAT_VERSION.to_string().into_bytes());
     writer.varint(container_bytes);
     writer.varint(sets.len() as u64);
+    writer.varint(owners.len() as u64);
     writer.varint(frames.len() as u64);
     writer.varint(tree.nodes().len() as u64);
     for set in &sets {
         encode_xattrs(&mut writer, set);
+    }
+    for (uid, gid, names) in &owners {
+        writer.varint(u64::from(*uid));
+        writer.varint(u64::from(*gid));
+        writer.counted(&names.user);
+        writer.counted(&names.group);
     }
     let mut end = 0;
     for frame in frames {
@@ -44,8 +55,11 @@ pub fn encode_toc(
     }
     let mut data_end = 0;
     for (index, node) in tree.nodes().iter().enumerate() {
-        let set = set_of.get(index).copied().unwrap_or_default();
-        encode_entry(&mut writer, node, set);
+        let shared = Shared {
+            xattr_set: set_of.get(index).copied().unwrap_or_default(),
+            owner: owner_of.get(index).copied().unwrap_or_default(),
+        };
+        encode_entry(&mut writer, node, &shared);
         if let NodeKind::File(content) = &node.kind {
             let hash = hashes.get(index).copied().flatten();
             let data_offset = layout.data_offset(index);
@@ -74,6 +88,35 @@ fn collect_xattr_sets(nodes: &[Node]) -> (Vec<&[Xattr]>, Vec<u64>) {
     (sets, set_of)
 }
 
+/// An owner's numbers and names.
+type OwnerKey<'a> = (u32, u32, &'a OwnerNames);
+
+/// The different owners in the order of their first use, and each node's, counted from 0; a hard link has none.
+fn collect_owners(nodes: &[Node]) -> (Vec<OwnerKey<'_>>, Vec<u64>) {
+    let mut owners: Vec<OwnerKey<'_>> = Vec::new();
+    let mut known: HashMap<OwnerKey<'_>, u64> = HashMap::new();
+    let owner_of = nodes
+        .iter()
+        .map(|node| {
+            if matches!(node.kind, NodeKind::HardLink { .. }) {
+                return 0;
+            }
+            let owner = (node.metadata.uid, node.metadata.gid, &node.names);
+            *known.entry(owner).or_insert_with(|| {
+                owners.push(owner);
+                owners.len() as u64 - 1
+            })
+        })
+        .collect();
+    (owners, owner_of)
+}
+
+/// What several entries have in common, by its number in the table.
+struct Shared {
+    xattr_set: u64,
+    owner: u64,
+}
+
 fn encode_xattrs(writer: &mut Writer, set: &[Xattr]) {
     writer.varint(set.len() as u64);
     for xattr in set {
@@ -82,7 +125,7 @@ fn encode_xattrs(writer: &mut Writer, set: &[Xattr]) {
     }
 }
 
-fn encode_entry(writer: &mut Writer, node: &Node, xattr_set: u64) {
+fn encode_entry(writer: &mut Writer, node: &Node, shared: &Shared) {
     let (kind, depth, name) = match &node.kind {
         _ if node.path.is_empty() => (KIND_DIRECTORY, 0, &[][..]),
         kind => {
@@ -98,7 +141,7 @@ fn encode_entry(writer: &mut Writer, node: &Node, xattr_set: u64) {
         writer.varint(to as u64);
         return;
     }
-    encode_metadata(writer, &node.metadata, xattr_set);
+    encode_metadata(writer, &node.metadata, shared);
     match &node.kind {
         NodeKind::Symlink { target } => writer.counted(target),
         NodeKind::CharDevice { major, minor } | NodeKind::BlockDevice { major, minor } => {
@@ -123,14 +166,13 @@ fn kind_byte(kind: &NodeKind) -> u8 {
     }
 }
 
-fn encode_metadata(writer: &mut Writer, metadata: &Metadata, xattr_set: u64) {
+fn encode_metadata(writer: &mut Writer, metadata: &Metadata, shared: &Shared) {
     writer.varint(u64::from(metadata.mode));
-    writer.varint(u64::from(metadata.uid));
-    writer.varint(u64::from(metadata.gid));
+    writer.varint(shared.owner);
     writer.signed(metadata.mtime.seconds);
     writer.varint(u64::from(metadata.mtime.nanoseconds));
     writer.varint(u64::from(metadata.flags));
-    writer.varint(xattr_set);
+    writer.varint(shared.xattr_set);
 }
 
 fn encode_content(

@@ -4,21 +4,24 @@ use std::ops::Range;
 
 use super::{
     Entry, EntryIndex, EntryKind, Extent, FrameEntry, FrameIndex, KIND_BLOCK_DEVICE, KIND_CHAR_DEVICE,
-    KIND_DIRECTORY, KIND_FIFO, KIND_FILE, KIND_HARD_LINK, KIND_SOCKET, KIND_SPARSE_FILE, KIND_SYMLINK,
+    KIND_DIRECTORY, KIND_FIFO, KIND_FILE, KIND_HARD_LINK, KIND_SOCKET, KIND_SPARSE_FILE, KIND_SYMLINK, Owner,
     TOC_MAGIC, Toc, TocError, TocLimits,
 };
 use crate::bytes::{Malformed, Reader};
 use crate::container::{CONTAINER_BYTES_MAX, CONTAINER_BYTES_MIN, FRAME_RAW_BYTES_MAX};
 use crate::id::Hash;
 use crate::tree::{
-    DataExtent, FileContent, Metadata, NAME_BYTES_MAX, PATH_BYTES_MAX, Timestamp, XATTR_VALUE_BYTES_MAX,
-    Xattr, check_content, check_device, check_metadata, check_name, check_symlink, check_xattrs,
+    DataExtent, FileContent, Metadata, NAME_BYTES_MAX, OwnerNames, PATH_BYTES_MAX, Timestamp,
+    XATTR_VALUE_BYTES_MAX, Xattr, check_content, check_device, check_metadata, check_name, check_owner_name,
+    check_symlink, check_xattrs,
 };
 
-/// Fewest bytes of an entry, a frame and a set in the table; bounds what a count can make us reserve.
+/// Fewest bytes of an entry, a frame, a set, an owner and an extent in the table; bounds what a count can make us
+/// reserve.
 const ENTRY_BYTES_MIN: usize = 4;
 const FRAME_BYTES_MIN: usize = 35;
 const XATTR_SET_BYTES_MIN: usize = 1;
+const OWNER_BYTES_MIN: usize = 4;
 const DATA_EXTENT_BYTES_MIN: usize = 2;
 
 impl From<Malformed> for TocError {
@@ -34,17 +37,20 @@ pub(super) fn parse(bytes: Vec<u8>, limits: &TocLimits) -> Result<Toc, TocError>
     check_limit("a length", claimed, bytes_max)?;
     let mut parser = Parser::new(&bytes);
     parser.read_all(limits)?;
-    let Parser { container_bytes, frames, entries, extents, xattr_sets, .. } = parser;
+    let Parser { container_bytes, frames, entries, extents, xattr_sets, owners, .. } = parser;
     let frame_extents = frame_bounds(&frames, &extents);
     let image_id = Hash::of(&bytes);
-    Ok(Toc { bytes, image_id, container_bytes, frames, entries, extents, frame_extents, xattr_sets })
+    Ok(Toc { bytes, image_id, container_bytes, frames, entries, extents, frame_extents, xattr_sets, owners })
 }
 
 /// Everything that is read so far, and where in the stream and in the tree we are.
 struct Parser<'a> {
     reader: Reader<'a>,
+    /// Whether an entry holds its owner itself, without names.
+    is_version_1: bool,
     container_bytes: u64,
     xattr_sets: Vec<Vec<Xattr>>,
+    owners: Vec<Owner>,
     frames: Vec<FrameEntry>,
     entries: Vec<Entry>,
     extents: Vec<Extent>,
@@ -68,8 +74,10 @@ impl<'a> Parser<'a> {
     const fn new(bytes: &'a [u8]) -> Self {
         Self {
             reader: Reader::new(bytes),
+            is_version_1: false,
             container_bytes: 0,
             xattr_sets: Vec::new(),
+            owners: Vec::new(),
             frames: Vec::new(),
             entries: Vec::new(),
             extents: Vec::new(),
@@ -85,6 +93,11 @@ impl<'a> Parser<'a> {
         if self.reader.take(TOC_MAGIC.len()).ok() != Some(TOC_MAGIC) {
             return Err(TocError::Magic);
         }
+        self.is_version_1 = match self.reader.byte()? {
+            b'1' => true,
+            b'2' => false,
+            _ => return Err(TocError::Version),
+        };
         self.container_bytes = self.reader.varint()?;
         let allowed = CONTAINER_BYTES_MIN..=CONTAINER_BYTES_MAX;
         if !allowed.contains(&self.container_bytes) || !self.container_bytes.is_power_of_two() {
@@ -92,6 +105,11 @@ impl<'a> Parser<'a> {
             return Err(TocError::Limit { what: "a container length", value, limit: CONTAINER_BYTES_MAX });
         }
         let sets = self.count("a number of attribute sets", limits.entries_max, XATTR_SET_BYTES_MIN)?;
+        let owners = if self.is_version_1 {
+            0
+        } else {
+            self.count("a number of owners", limits.entries_max, OWNER_BYTES_MIN)?
+        };
         let frames = self.count("a number of frames", limits.frames_max, FRAME_BYTES_MIN)?;
         let entries = self.count("a number of entries", limits.entries_max, ENTRY_BYTES_MIN)?;
         // Set 0 is the empty one, so that an entry's number can be used as it is.
@@ -99,6 +117,12 @@ impl<'a> Parser<'a> {
         for _ in 0..sets {
             let set = self.read_xattr_set()?;
             self.xattr_sets.push(set);
+        }
+        // So is owner 0 one without names.
+        self.owners.push(Owner::default());
+        for _ in 0..owners {
+            let owner = self.read_owner()?;
+            self.owners.push(owner);
         }
         self.frames.reserve_exact(frames);
         for index in 0..frames {
@@ -135,6 +159,16 @@ impl<'a> Parser<'a> {
             return Err(TocError::Malformed(at));
         }
         Ok(set)
+    }
+
+    fn read_owner(&mut self) -> Result<Owner, TocError> {
+        let at = self.reader.position();
+        let (uid, gid) = (self.reader.varint_u32()?, self.reader.varint_u32()?);
+        let (user, group) = (self.reader.counted(NAME_BYTES_MAX)?, self.reader.counted(NAME_BYTES_MAX)?);
+        if check_owner_name(user).is_err() || check_owner_name(group).is_err() {
+            return Err(TocError::Malformed(at));
+        }
+        Ok(Owner { uid, gid, names: OwnerNames { user: user.into(), group: group.into() } })
     }
 
     fn read_frame(&mut self, index: u64, image_bytes: u64) -> Result<FrameEntry, TocError> {
@@ -184,11 +218,12 @@ impl<'a> Parser<'a> {
             target: 0..0,
             extents: 0..0,
             xattr_set: 0,
+            owner: 0,
         };
         if kind == KIND_HARD_LINK {
             entry.kind = self.read_hard_link()?.map_err(wrong)?;
         } else {
-            (entry.metadata, entry.xattr_set) = self.read_metadata(kind)?.map_err(wrong)?;
+            self.read_metadata(kind, &mut entry)?.map_err(wrong)?;
             self.read_kind(kind, index, &mut entry)?.map_err(wrong)?;
         }
         self.entries.push(entry);
@@ -250,20 +285,29 @@ impl<'a> Parser<'a> {
         })
     }
 
-    fn read_metadata(&mut self, kind: u8) -> Result<Result<(Metadata, u32), &'static str>, TocError> {
+    fn read_metadata(&mut self, kind: u8, entry: &mut Entry) -> Result<Result<(), &'static str>, TocError> {
         let mode = self.reader.varint_u32()?;
-        let uid = self.reader.varint_u32()?;
-        let gid = self.reader.varint_u32()?;
+        let first = self.reader.varint_u32()?;
+        let (uid, gid) = if self.is_version_1 {
+            (first, self.reader.varint_u32()?)
+        } else {
+            entry.owner = first.saturating_add(1);
+            match self.owners.get(entry.owner as usize) {
+                Some(owner) => (owner.uid, owner.gid),
+                None => return Ok(Err("it names an owner that is not there")),
+            }
+        };
         let seconds = self.reader.signed()?;
         let nanoseconds = self.reader.varint_u32()?;
         let flags = self.reader.varint_u32()?;
         let set = self.reader.varint_u32()?;
-        let metadata = Metadata { mode, uid, gid, mtime: Timestamp { seconds, nanoseconds }, flags };
+        entry.metadata = Metadata { mode, uid, gid, mtime: Timestamp { seconds, nanoseconds }, flags };
+        entry.xattr_set = set;
         if set as usize >= self.xattr_sets.len() {
             return Ok(Err("it names an attribute set that is not there"));
         }
         let has_flags = matches!(kind, KIND_DIRECTORY | KIND_FILE | KIND_SPARSE_FILE);
-        Ok(check_metadata(&metadata, has_flags).map(|()| (metadata, set)))
+        Ok(check_metadata(&entry.metadata, has_flags))
     }
 
     fn read_kind(

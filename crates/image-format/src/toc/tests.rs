@@ -9,7 +9,7 @@ use super::{EntryIndex, EntryKind, Toc, TocError, TocLimits, decompress_frame};
 use crate::bytes::Writer;
 use crate::memory::{MemoryImage, build_in_memory};
 use crate::tree::{
-    DataExtent, FILE_FLAGS_KEPT, FileContent, Metadata, Node, NodeKind, Timestamp, Tree, Xattr,
+    DataExtent, FILE_FLAGS_KEPT, FileContent, Metadata, Node, NodeKind, OwnerNames, Timestamp, Tree, Xattr,
 };
 
 fn name() -> impl Strategy<Value = Vec<u8>> {
@@ -66,38 +66,47 @@ fn xattrs() -> impl Strategy<Value = Vec<Xattr>> {
         .prop_map(|map| map.into_iter().map(|(name, value)| Xattr { name, value }).collect())
 }
 
+fn owner_names() -> impl Strategy<Value = OwnerNames> {
+    let name = || prop_oneof!["[a-c]{0,2}", "[a-z_-]{30,33}", "[a-z \u{e9}]{255}"];
+    (name(), name()).prop_map(|(user, group)| OwnerNames::possible(user.as_bytes(), group.as_bytes()))
+}
+
+type Inode = (NodeKind, (Metadata, OwnerNames), Vec<Xattr>);
+
 /// Any tree: random paths, each made possible by directories above it.
 fn tree() -> impl Strategy<Value = Tree> {
-    let entry = (vec(name(), 1..5), kind(), metadata(), xattrs());
+    let entry = (vec(name(), 1..5), kind(), (metadata(), owner_names()), xattrs());
     (vec(entry, 0..40), metadata()).prop_map(|(entries, root)| {
-        let mut by_path: BTreeMap<Vec<Vec<u8>>, (NodeKind, Metadata, Vec<Xattr>)> = BTreeMap::new();
-        by_path.insert(vec![], (NodeKind::Directory, root, vec![]));
+        let mut by_path: BTreeMap<Vec<Vec<u8>>, Inode> = BTreeMap::new();
+        by_path.insert(vec![], (NodeKind::Directory, (root, OwnerNames::default()), vec![]));
         for (path, kind, metadata, xattrs) in entries {
             for depth in 1..path.len() {
-                by_path.insert(path[..depth].to_vec(), (NodeKind::Directory, metadata, vec![]));
+                by_path.insert(path[..depth].to_vec(), (NodeKind::Directory, metadata.clone(), vec![]));
             }
             if !by_path.keys().any(|other| other.starts_with(&path)) {
                 by_path.insert(path, (kind, metadata, xattrs));
             }
         }
-        let below_a_file = |path: &Vec<Vec<u8>>, all: &BTreeMap<_, (NodeKind, Metadata, Vec<Xattr>)>| {
-            (0..path.len())
-                .any(|depth| all.get(&path[..depth].to_vec()).is_none_or(|it| it.0 != NodeKind::Directory))
-        };
+        let below_a_file =
+            |path: &Vec<Vec<u8>>, all: &BTreeMap<_, (NodeKind, (Metadata, OwnerNames), Vec<Xattr>)>| {
+                (0..path.len()).any(|depth| {
+                    all.get(&path[..depth].to_vec()).is_none_or(|it| it.0 != NodeKind::Directory)
+                })
+            };
         let possible: Vec<_> = by_path.keys().filter(|path| !below_a_file(path, &by_path)).cloned().collect();
         let mut nodes: Vec<Node> = Vec::new();
         for path in possible {
-            let (mut kind, mut metadata, mut xattrs) = by_path.remove(&path).unwrap();
+            let (mut kind, (mut metadata, mut names), mut xattrs) = by_path.remove(&path).unwrap();
             if let NodeKind::HardLink { to } = kind {
                 let to = to % nodes.len();
-                (metadata, xattrs) = (Metadata::default(), vec![]);
+                (metadata, names, xattrs) = (Metadata::default(), OwnerNames::default(), vec![]);
                 let linkable = !matches!(nodes[to].kind, NodeKind::Directory | NodeKind::HardLink { .. });
                 kind = if linkable { NodeKind::HardLink { to } } else { NodeKind::Fifo };
             }
             if !matches!(kind, NodeKind::Directory | NodeKind::File(_)) {
                 metadata.flags = 0;
             }
-            nodes.push(Node { path: path.join(&b'/'), metadata, xattrs, kind });
+            nodes.push(Node { path: path.join(&b'/'), metadata, names, xattrs, kind });
         }
         Tree::new(nodes).expect("the strategy makes possible trees")
     })
@@ -165,7 +174,8 @@ proptest! {
     }
 
     #[test]
-    fn random_bytes_never_panic(mut bytes in vec(any::<u8>(), 0..400)) {
+    fn random_bytes_never_panic(mut bytes in vec(any::<u8>(), 0..400), version in b'1'..=b'2') {
+        bytes.insert(0, version);
         bytes.splice(0..0, *super::TOC_MAGIC);
         let _ = Toc::parse(&bytes, &TocLimits::default());
     }
@@ -182,10 +192,15 @@ proptest! {
 fn forged(frames: &[(u64, u32, u32)], count: u64, entries: impl Fn(&mut Writer)) -> Result<Toc, TocError> {
     let mut writer = Writer::default();
     writer.raw(super::TOC_MAGIC);
+    writer.byte(b'2');
     writer.varint(4 << 20);
     writer.varint(0);
+    writer.varint(1);
     writer.varint(frames.len() as u64);
     writer.varint(count);
+    for _ in ["uid", "gid", "user", "group"] {
+        writer.varint(0);
+    }
     for &(gap, len, raw_len) in frames {
         writer.varint(gap);
         writer.varint(u64::from(len));
@@ -205,7 +220,7 @@ fn entry(writer: &mut Writer, kind: u8, depth: u64, name: &[u8]) {
 }
 
 fn inode(writer: &mut Writer) {
-    for _ in 0..7 {
+    for _ in 0..6 {
         writer.varint(0);
     }
 }
@@ -242,6 +257,31 @@ fn duplicates_and_impossible_parents_are_refused() {
     refused(two(3, b"c", super::KIND_DIRECTORY), "no directory that was listed");
     refused(two(0, b"c", super::KIND_DIRECTORY), "no directory that was listed");
     assert!(two(2, b"c", super::KIND_DIRECTORY).is_ok());
+}
+
+#[test]
+fn owners_are_in_the_table_and_possible() {
+    let owned_by = |owner| {
+        forged(&[], 2, move |writer| {
+            entry(writer, super::KIND_FIFO, 1, b"pipe");
+            writer.varint(0);
+            writer.varint(owner);
+            (0..4).for_each(|_| writer.varint(0));
+        })
+    };
+    assert!(owned_by(0).is_ok());
+    for absent in [1, 7, u64::from(u32::MAX)] {
+        refused(owned_by(absent), "an owner that is not there");
+    }
+    let names = |user: &str, group: &str| {
+        let possible = OwnerNames::possible(user.as_bytes(), group.as_bytes());
+        (
+            String::from_utf8(possible.user.to_vec()).unwrap(),
+            String::from_utf8(possible.group.to_vec()).unwrap(),
+        )
+    };
+    assert_eq!(names("www-data", "ad\\domain users"), ("www-data".into(), "ad\\domain users".into()));
+    assert_eq!(names("a:b", &"x".repeat(256)), (String::new(), String::new()));
 }
 
 #[test]
@@ -295,10 +335,12 @@ fn counts_beyond_the_bytes_or_the_limits_are_refused() {
     refused(Toc::parse(&bytes, &limits), "at most 10");
     refused(Toc::parse(&[&bytes[..], &[0]].concat(), &TocLimits::default()), "malformed");
     assert!(matches!(Toc::parse(b"not a table", &TocLimits::default()), Err(TocError::Magic)));
+    assert!(matches!(Toc::parse(b"ESIRTOC3...", &TocLimits::default()), Err(TocError::Version)));
 }
 
 fn root() -> Node {
-    Node { path: vec![], metadata: Metadata::default(), xattrs: vec![], kind: NodeKind::Directory }
+    let (metadata, names) = (Metadata::default(), OwnerNames::default());
+    Node { path: vec![], metadata, names, xattrs: vec![], kind: NodeKind::Directory }
 }
 
 #[test]

@@ -3,7 +3,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use base64::Engine as _;
-use image_format::{FileContent, MemoryImage, Metadata, Node, NodeKind, Tree, build_in_memory};
+use image_format::{FileContent, MemoryImage, Metadata, Node, NodeKind, OwnerNames, Tree, build_in_memory};
 use node_api::{Handover, ImageTask, LingerRule, NodeIdentity, SwarmSecret, SwarmTask, Task, TaskBinding};
 use swarm_net::{MemoryStore, Metainfo, Peer, PeerConfig, PieceSet};
 
@@ -32,6 +32,7 @@ fn build() -> MemoryImage {
     let root = Node {
         path: Vec::new(),
         metadata: Metadata { mode: 0o755, ..metadata },
+        names: OwnerNames::default(),
         xattrs: Vec::new(),
         kind: NodeKind::Directory,
     };
@@ -39,6 +40,7 @@ fn build() -> MemoryImage {
     let nodes = files.iter().map(|(name, bytes)| Node {
         path: name.as_bytes().to_vec(),
         metadata,
+        names: OwnerNames::default(),
         xattrs: Vec::new(),
         kind: NodeKind::File(FileContent::plain(bytes.len() as u64)),
     });

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use image_format::{Boot, FileSystem, Hash, Manifest, TocLocation};
+use image_format::{Boot, FileSystem, Hash, Manifest, Mode, TocLocation};
 use minisign::KeyPair;
 use sha1::{Digest as _, Sha1};
 use swarm::Metainfo;
@@ -22,6 +22,7 @@ pub(crate) fn make_image(folder: &Path, name: &str, key: Option<&KeyPair>) -> Pa
     let manifest = Manifest {
         format: Manifest::format_name(),
         version: Manifest::format_version(),
+        mode: Mode::Files,
         name: name.to_owned(),
         image_id: Hash::of(name.as_bytes()),
         file_size: data.len() as u64,
