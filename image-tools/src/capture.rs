@@ -79,15 +79,16 @@ fn refuse_output_inside(directory: &Path, output: &Path, excludes: &Excludes) ->
 }
 
 /// One walk over a directory.
-struct Walk<'a> {
-    root: &'a OwnedFd,
-    excludes: &'a Excludes,
-    accounts: &'a Accounts,
-    one_file_system: bool,
+pub(crate) struct Walk<'a> {
+    pub(crate) root: &'a OwnedFd,
+    pub(crate) excludes: &'a Excludes,
+    pub(crate) accounts: &'a Accounts,
+    pub(crate) one_file_system: bool,
 }
 
 impl Walk<'_> {
-    fn run(&self) -> Result<(Tree, Vec<Stamp>)> {
+    /// The tree, and what each inode was when it was seen.
+    pub(crate) fn run(&self) -> Result<(Tree, Vec<Stamp>)> {
         let mut nodes: Vec<Node> = Vec::new();
         let mut stamps = Vec::new();
         let mut first_names: HashMap<((u32, u32), u64), usize> = HashMap::new();

@@ -78,28 +78,13 @@ impl Contents for DirectoryContents {
     }
 }
 
-/// Data that was copied out of an archive, each file's in one run.
-#[derive(Debug)]
-pub(crate) struct SpoolContents {
-    pub(crate) file: File,
-    /// Where a file's data begins, by node index.
-    pub(crate) offsets: Vec<u64>,
-}
-
-impl Contents for SpoolContents {
-    fn read(
-        &self,
-        index: usize,
-        _: &Node,
-        content: &FileContent,
-        each: &mut dyn FnMut(&[u8]) -> Result<()>,
-    ) -> Result<()> {
-        let offset = self.offsets.get(index).copied().unwrap_or_default();
-        read_range(&self.file, offset, content.data_bytes(), each).context("reading the copied archive")
-    }
-}
-
-fn read_range(file: &File, offset: u64, len: u64, each: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
+/// `len` bytes of a file from `offset` on.
+pub(crate) fn read_range(
+    file: &File,
+    offset: u64,
+    len: u64,
+    each: &mut dyn FnMut(&[u8]) -> Result<()>,
+) -> Result<()> {
     let mut buffer = vec![0; READ_BYTES];
     let (mut at, mut left) = (offset, len);
     while left > 0 {

@@ -3,7 +3,6 @@
 //! Never writes half a file: every output appears under its name only when it is complete.
 #![forbid(unsafe_code)]
 
-mod acl;
 mod boot;
 mod build;
 mod capture;
@@ -20,7 +19,7 @@ mod list;
 mod owners;
 mod pending;
 mod progress;
-mod tar_read;
+mod sources;
 mod text;
 mod verify;
 
@@ -41,7 +40,7 @@ struct Cli {
 enum Command {
     /// Make an image of a root directory.
     Capture(capture::CaptureArguments),
-    /// Make an image of a tar archive.
+    /// Make an image of a tar archive, a container image, a directory, or several of them.
     Import(import::ImportArguments),
     /// Say what an image holds.
     Inspect(inspect::InspectArguments),

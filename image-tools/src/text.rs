@@ -1,25 +1,6 @@
 //! Bytes and numbers for people.
 
-use std::fmt::Write as _;
-
-/// A path as it can be printed: what is not printable text becomes `\xNN`, a backslash is doubled.
-pub(crate) fn path(bytes: &[u8]) -> String {
-    let mut text = String::new();
-    for chunk in bytes.utf8_chunks() {
-        for character in chunk.valid().chars() {
-            match character {
-                '\\' => text.push_str("\\\\"),
-                character if character.is_control() => text.extend(character.escape_default()),
-                character => text.push(character),
-            }
-        }
-        for byte in chunk.invalid() {
-            // Writing to a string cannot fail.
-            let _ = write!(text, "\\x{byte:02x}");
-        }
-    }
-    text
-}
+pub(crate) use image_source::printable as path;
 
 /// `1.5 MiB`.
 pub(crate) fn bytes(count: u64) -> String {
@@ -63,7 +44,7 @@ const fn days_of_year(year: i64) -> i64 {
 
 #[cfg(test)]
 mod tests {
-    use super::{path, time};
+    use super::time;
 
     #[test]
     fn dates() {
@@ -74,10 +55,5 @@ mod tests {
         assert_eq!(time(1_704_067_199), "2023-12-31 23:59:59");
         assert_eq!(time(i64::MAX), format!("@{}", i64::MAX));
         assert_eq!(time(1_767_225_600), "2026-01-01 00:00:00");
-    }
-
-    #[test]
-    fn unprintable_names() {
-        assert_eq!(path(b"a\xffb\nc\\d\xc3\xa4"), "a\\xffb\\nc\\\\dä");
     }
 }

@@ -6,13 +6,13 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use image_format::{EntryIndex, EntryKind, Hash, Node, NodeKind, Toc, decompress_frame};
+use image_source::{Member, MemberKind, TarReader};
 use indicatif::ProgressBar;
 use swarm::Metainfo;
 
 use crate::build::hash_pieces;
 use crate::image_file::{ImageFile, read_range, require_companion};
 use crate::progress;
-use crate::tar_read::{Member, MemberKind, TarReader};
 use crate::text;
 
 /// Which image, and whom to believe.
@@ -111,7 +111,7 @@ fn check_stream(image: &ImageFile) -> Result<usize> {
         let mut hasher = blake3::Hasher::new();
         reader.read_data(&mut |bytes| {
             hasher.update(bytes);
-            Ok(())
+            anyhow::Ok(())
         })?;
         if let EntryKind::File { hash: Some(hash), .. } = entry.kind {
             ensure!(

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 /// The layer of each package, lowest first. A package may depend on its own layer's lower neighbours only by
 /// being named in a lower layer; drivers, engines and formats never name a program.
-const LAYERS: [(&str, u8); 18] = [
+const LAYERS: [(&str, u8); 19] = [
     ("disk-layout", 0),
     ("image-format", 0),
     ("boot-bundle", 0),
@@ -15,6 +15,7 @@ const LAYERS: [(&str, u8); 18] = [
     ("boot-menu", 1),
     ("node-api", 1),
     ("dhcp-engine", 1),
+    ("image-source", 1),
     ("swarm", 1),
     ("tftp", 1),
     ("image-apply", 2),

@@ -1,7 +1,7 @@
 //! POSIX ACLs in the text form that tar archives carry (`SCHILY.acl.*`) -> the kernel's binary form (`system.posix_acl_*`,
 //! linux/posix_acl_xattr.h).
 
-use anyhow::{Context, Result, bail};
+use crate::error::{At, Result, malformed, unsupported};
 
 const VERSION: u32 = 2;
 const USER_OBJ: u16 = 1;
@@ -16,7 +16,7 @@ const NO_ID: u32 = u32::MAX;
 pub(crate) fn parse(text: &str) -> Result<Option<Vec<u8>>> {
     let mut entries = Vec::new();
     for entry in text.split([',', '\n']).map(str::trim).filter(|entry| !entry.is_empty()) {
-        entries.push(parse_entry(entry).with_context(|| format!("the ACL entry {entry:?}"))?);
+        entries.push(parse_entry(entry).at(|| format!("the ACL entry {entry:?}"))?);
     }
     entries.sort_unstable();
     if entries.iter().all(|(tag, ..)| [USER_OBJ, GROUP_OBJ, OTHER].contains(tag)) {
@@ -37,7 +37,7 @@ fn parse_entry(entry: &str) -> Result<(u16, u32, u16)> {
     let (kind, who, permissions, number) = match fields.as_slice() {
         [kind, who, permissions] => (*kind, *who, *permissions, *who),
         [kind, who, permissions, number] => (*kind, *who, *permissions, *number),
-        _ => bail!("has not three or four fields"),
+        _ => return Err(malformed("has not three or four fields")),
     };
     let tag = match (kind, who.is_empty()) {
         ("user" | "u", true) => USER_OBJ,
@@ -46,12 +46,12 @@ fn parse_entry(entry: &str) -> Result<(u16, u32, u16)> {
         ("group" | "g", false) => GROUP,
         ("mask" | "m", _) => MASK,
         ("other" | "o", _) => OTHER,
-        _ => bail!("is of no known kind"),
+        _ => return Err(malformed("is of no known kind")),
     };
     let id = if tag == USER || tag == GROUP {
-        number
-            .parse()
-            .context("names somebody whose number only the archive's own system knows; use numbers")?
+        number.parse().map_err(|_| {
+            unsupported("names somebody whose number only the archive's own system knows; use numbers")
+        })?
     } else {
         NO_ID
     };
@@ -62,7 +62,7 @@ fn parse_entry(entry: &str) -> Result<(u16, u32, u16)> {
             'w' => 2,
             'x' => 1,
             '-' => 0,
-            _ => bail!("has unknown permissions"),
+            _ => return Err(malformed("has unknown permissions")),
         };
     }
     Ok((tag, id, bits))

@@ -3,61 +3,26 @@
 
 use std::io::Read;
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
 use image_format::{DataExtent, FileContent, Metadata, OwnerNames, Timestamp, Xattr, file_flag_by_name};
 use tar_core::parse::{Limits, ParseEvent, ParsedEntry, Parser};
 use tar_core::{EntryType, PaxExtensions, SparseEntry};
 
 use crate::acl;
-use crate::text;
+use crate::error::{At, Result, SourceError, malformed, printable, unsupported};
+use crate::member::{Member, MemberKind, split_path};
 
 /// Bytes of pax records per member: a few attributes of 64 KiB, or the map of a very sparse file.
 const RECORD_BYTES_MAX: u32 = 16 << 20;
 /// Extents of a sparse file.
 const EXTENTS_MAX: usize = 1_000_000;
+/// Marks an empty file that stands for a socket, which tar has no kind for. Only our own streams carry it.
+pub(crate) const SOCKET_RECORD: &str = "ESIR.socket";
 /// Bytes read at once.
 const READ_BYTES: usize = 256 << 10;
 const BLOCK: u64 = 512;
 
-/// What a member is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum MemberKind {
-    Directory,
-    File(FileContent),
-    Symlink {
-        target: Vec<u8>,
-    },
-    CharDevice {
-        major: u32,
-        minor: u32,
-    },
-    BlockDevice {
-        major: u32,
-        minor: u32,
-    },
-    Fifo,
-    /// Another name of the member of that path.
-    HardLink {
-        target: Vec<Vec<u8>>,
-    },
-}
-
-/// One member.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Member {
-    /// Path components; none for the root.
-    pub(crate) names: Vec<Vec<u8>>,
-    pub(crate) metadata: Metadata,
-    /// What owner and group are called, if an account can be called so.
-    pub(crate) owner_names: OwnerNames,
-    pub(crate) xattrs: Vec<Xattr>,
-    pub(crate) kind: MemberKind,
-    /// First byte of its data in the stream.
-    pub(crate) data_offset: u64,
-}
-
 /// Reads a stream member by member.
-pub(crate) struct TarReader<R> {
+pub struct TarReader<R> {
     input: R,
     parser: Parser,
     /// Bytes read and not yet used.
@@ -70,7 +35,8 @@ pub(crate) struct TarReader<R> {
 }
 
 impl<R: Read> TarReader<R> {
-    pub(crate) fn new(input: R) -> Self {
+    /// A reader at the beginning of a stream.
+    pub fn new(input: R) -> Self {
         let limits = Limits {
             max_metadata_size: RECORD_BYTES_MAX,
             max_path_len: Some(8192),
@@ -84,21 +50,27 @@ impl<R: Read> TarReader<R> {
     }
 
     /// The next member; `None` at the end of the archive. Data that was not read is skipped.
-    pub(crate) fn next_member(&mut self) -> Result<Option<Member>> {
-        self.read_data(&mut |_| Ok(()))?;
+    ///
+    /// # Errors
+    /// What is not tar, cannot be a member of a root file system, or leaves the archive by `..`.
+    pub fn next_member(&mut self) -> Result<Option<Member>> {
+        self.read_data(&mut |_| Ok::<(), SourceError>(()))?;
         loop {
-            let (consumed, wanted, found) = match self.parser.parse(&self.buffer).map_err(malformed)? {
-                ParseEvent::NeedData { min_bytes } => (0, Some(min_bytes), None),
-                ParseEvent::Entry { consumed, entry } => (consumed, None, Some(member(&entry, None)?)),
-                ParseEvent::SparseEntry { consumed, entry, sparse_map, real_size } => {
-                    (consumed, None, Some(member(&entry, Some((sparse_map, real_size)))?))
-                }
-                ParseEvent::GlobalExtensions { consumed, .. } => (consumed, None, None),
-                ParseEvent::End { .. } => return Ok(None),
-            };
+            let (consumed, wanted, found) =
+                match self.parser.parse(&self.buffer).map_err(|error| no_tar(&error))? {
+                    ParseEvent::NeedData { min_bytes } => (0, Some(min_bytes), None),
+                    ParseEvent::Entry { consumed, entry } => (consumed, None, Some(member(&entry, None)?)),
+                    ParseEvent::SparseEntry { consumed, entry, sparse_map, real_size } => {
+                        (consumed, None, Some(member(&entry, Some((sparse_map, real_size)))?))
+                    }
+                    ParseEvent::GlobalExtensions { consumed, .. } => (consumed, None, None),
+                    ParseEvent::End { .. } => return Ok(None),
+                };
             if let Some(wanted) = wanted {
                 if !self.fill(wanted)? {
-                    ensure!(self.buffer.is_empty(), "the archive ends in the middle of a member");
+                    if !self.buffer.is_empty() {
+                        return Err(malformed("the archive ends in the middle of a member"));
+                    }
                     return Ok(None);
                 }
                 continue;
@@ -115,18 +87,29 @@ impl<R: Read> TarReader<R> {
     }
 
     /// Calls `each` with the last member's data, holes left out.
-    pub(crate) fn read_data(&mut self, each: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
+    ///
+    /// # Errors
+    /// The stream ends early, or what `each` says.
+    pub fn read_data<E: From<SourceError>>(
+        &mut self,
+        each: &mut dyn FnMut(&[u8]) -> std::result::Result<(), E>,
+    ) -> std::result::Result<(), E> {
         while self.data_left + self.padding > 0 {
             if self.buffer.is_empty() {
                 let wanted =
                     usize::try_from(self.data_left + self.padding).unwrap_or(usize::MAX).min(READ_BYTES);
-                ensure!(self.fill(wanted)?, "the archive ends in the middle of a file");
+                if !self.fill(wanted)? {
+                    return Err(malformed("the archive ends in the middle of a file").into());
+                }
             }
             let available = self.buffer.len() as u64;
             let data = self.data_left.min(available);
             let skipped = self.padding.min(available - data);
-            each(self.buffer.get(..usize::try_from(data)?).unwrap_or_default())?;
-            self.buffer.drain(..usize::try_from(data + skipped)?);
+            // Both are within the buffer, whose length is a `usize`.
+            let fits = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX).min(self.buffer.len());
+            let (data_len, used) = (fits(data), fits(data + skipped));
+            each(self.buffer.get(..data_len).unwrap_or_default())?;
+            self.buffer.drain(..used);
             self.position += data + skipped;
             self.data_left -= data;
             self.padding -= skipped;
@@ -134,31 +117,38 @@ impl<R: Read> TarReader<R> {
         Ok(())
     }
 
+    /// What is left of the input behind the archive: padding, or bytes that belong to nobody.
+    pub fn into_input(self) -> R {
+        self.input
+    }
+
     /// Reads until `wanted` bytes are there; whether they are.
     fn fill(&mut self, wanted: usize) -> Result<bool> {
         let missing = wanted.saturating_sub(self.buffer.len());
-        (&mut self.input)
-            .take(missing as u64)
-            .read_to_end(&mut self.buffer)
-            .context("reading the archive")?;
+        (&mut self.input).take(missing as u64).read_to_end(&mut self.buffer)?;
         Ok(self.buffer.len() >= wanted)
     }
 }
 
-fn malformed(error: tar_core::parse::ParseError) -> anyhow::Error {
-    anyhow!(error).context("this is not a tar archive, or it is damaged")
+fn no_tar(error: &tar_core::parse::ParseError) -> SourceError {
+    malformed(format!("this is not a tar archive, or it is damaged: {error}"))
 }
 
 /// A member, and how many bytes of data follow it.
 fn member(entry: &ParsedEntry<'_>, sparse: Option<(Vec<SparseEntry>, u64)>) -> Result<(Member, u64)> {
-    let shown = text::path(&entry.path);
-    let names = split(&entry.path).with_context(|| shown.clone())?;
-    let records = Records::read(entry.pax.unwrap_or_default()).with_context(|| shown.clone())?;
+    parse_member(entry, sparse).at(|| printable(&entry.path))
+}
+
+fn parse_member(entry: &ParsedEntry<'_>, sparse: Option<(Vec<SparseEntry>, u64)>) -> Result<(Member, u64)> {
+    let names = split_path(&entry.path)?;
+    let records = Records::read(entry.pax.unwrap_or_default())?;
     let is_v7_directory = entry.path.ends_with(b"/") && entry.size == 0;
-    let device = || entry.dev_major.zip(entry.dev_minor).context("a device without a number");
-    let target = || entry.link_target.as_deref().context("a link without a target");
+    let device =
+        || entry.dev_major.zip(entry.dev_minor).ok_or_else(|| malformed("a device without a number"));
+    let target = || entry.link_target.as_deref().ok_or_else(|| malformed("a link without a target"));
     let mut data = entry.size;
     let kind = match entry.entry_type {
+        _ if records.is_socket => MemberKind::Socket,
         EntryType::Directory => MemberKind::Directory,
         EntryType::Regular if is_v7_directory => MemberKind::Directory,
         EntryType::Regular | EntryType::Continuous | EntryType::GnuSparse => {
@@ -170,13 +160,15 @@ fn member(entry: &ParsedEntry<'_>, sparse: Option<(Vec<SparseEntry>, u64)>) -> R
             MemberKind::File(content)
         }
         EntryType::Symlink => MemberKind::Symlink { target: target()?.to_vec() },
-        EntryType::Link => MemberKind::HardLink { target: split(target()?)? },
+        EntryType::Link => MemberKind::HardLink { target: split_path(target()?)? },
         EntryType::Char => device().map(|(major, minor)| MemberKind::CharDevice { major, minor })?,
         EntryType::Block => device().map(|(major, minor)| MemberKind::BlockDevice { major, minor })?,
         EntryType::Fifo => MemberKind::Fifo,
-        other => bail!("{shown}: a member of kind {other:?}, which no root file system has"),
+        other => {
+            return Err(unsupported(format!("a member of kind {other:?}, which no root file system has")));
+        }
     };
-    let id = |value: u64| u32::try_from(value).context("an owner's number is too large");
+    let id = |value: u64| u32::try_from(value).map_err(|_| malformed("an owner's number is too large"));
     let header_time = i64::try_from(entry.mtime).unwrap_or(i64::MAX);
     let metadata = Metadata {
         mode: entry.mode & 0o7777,
@@ -201,35 +193,19 @@ fn member(entry: &ParsedEntry<'_>, sparse: Option<(Vec<SparseEntry>, u64)>) -> R
     Ok((Member { names, metadata, owner_names, xattrs, kind, data_offset: 0 }, data))
 }
 
-/// Path components without empty ones and `.`.
-fn split(path: &[u8]) -> Result<Vec<Vec<u8>>> {
-    let names = path.split(|&byte| byte == b'/').filter(|name| !name.is_empty() && *name != b".");
-    names
-        .map(|name| {
-            if name == b".." {
-                Err(anyhow!("the path leaves the archive by `..`"))
-            } else {
-                Ok(name.to_vec())
-            }
-        })
-        .collect()
-}
-
 /// A sparse map in an image's form: no empty runs, none that touch.
 fn extents(map: &[SparseEntry]) -> Result<Vec<DataExtent>> {
+    let impossible = || malformed("a sparse map is impossible");
     let mut extents: Vec<DataExtent> = Vec::new();
     for entry in map.iter().filter(|entry| entry.length > 0) {
         match extents.last_mut() {
             Some(last) if last.offset.checked_add(last.len) == Some(entry.offset) => {
-                last.len = last.len.checked_add(entry.length).context("a sparse map is impossible")?;
+                last.len = last.len.checked_add(entry.length).ok_or_else(impossible)?;
             }
             _ => extents.push(DataExtent { offset: entry.offset, len: entry.length }),
         }
     }
-    extents
-        .iter()
-        .try_fold(0_u64, |sum, extent| sum.checked_add(extent.len))
-        .context("a sparse map is impossible")?;
+    extents.iter().try_fold(0_u64, |sum, extent| sum.checked_add(extent.len)).ok_or_else(impossible)?;
     Ok(extents)
 }
 
@@ -239,19 +215,21 @@ struct Records {
     mtime: Option<Timestamp>,
     flags: u32,
     acls: Vec<Xattr>,
+    is_socket: bool,
 }
 
 impl Records {
     fn read(pax: &[u8]) -> Result<Self> {
         let mut records = Self::default();
         for record in PaxExtensions::new(pax) {
-            let record = record.map_err(|error| anyhow!(error).context("a pax record is malformed"))?;
+            let record = record.map_err(|error| malformed(format!("a pax record is malformed: {error}")))?;
             let (Ok(key), value) = (record.key(), record.value_bytes()) else { continue };
-            let value = || std::str::from_utf8(value).context("a pax value is not text");
+            let value = || std::str::from_utf8(value).map_err(|_| malformed("a pax value is not text"));
             match key {
-                "mtime" => records.mtime = Some(parse_time(value()?).context("a time is malformed")?),
+                "mtime" => records.mtime = Some(parse_time(value()?)?),
                 "size" | "uid" | "gid" => {
-                    value()?.parse::<u64>().with_context(|| format!("the pax record {key} is no number"))?;
+                    let number = value()?.parse::<u64>();
+                    number.map_err(|_| malformed(format!("the pax record {key} is no number")))?;
                 }
                 "SCHILY.fflags" => {
                     records.flags =
@@ -261,6 +239,7 @@ impl Records {
                     let name = key.replace("SCHILY.acl.", "system.posix_acl_").into_bytes();
                     records.acls.extend(acl::parse(value()?)?.map(|value| Xattr { name, value }));
                 }
+                SOCKET_RECORD => records.is_socket = true,
                 _ => {}
             }
         }
@@ -272,9 +251,12 @@ impl Records {
 fn parse_time(text: &str) -> Result<Timestamp> {
     let (negative, number) = text.strip_prefix('-').map_or((false, text), |number| (true, number));
     let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
-    ensure!(whole.bytes().chain(fraction.bytes()).all(|byte| byte.is_ascii_digit()), "not a decimal number");
-    let seconds: i64 = whole.parse()?;
-    let nanoseconds: u32 = format!("{fraction:0<9}").get(..9).unwrap_or("0").parse()?;
+    let wrong = || malformed("a time is no decimal number");
+    if !whole.bytes().chain(fraction.bytes()).all(|byte| byte.is_ascii_digit()) {
+        return Err(wrong());
+    }
+    let seconds: i64 = whole.parse().map_err(|_| wrong())?;
+    let nanoseconds: u32 = format!("{fraction:0<9}").get(..9).unwrap_or("0").parse().map_err(|_| wrong())?;
     Ok(match (negative, nanoseconds) {
         (false, nanoseconds) => Timestamp { seconds, nanoseconds },
         (true, 0) => Timestamp { seconds: -seconds, nanoseconds: 0 },
