@@ -323,6 +323,7 @@ impl World {
             && peer.alive
             && peer.links.get(&end.key) == Some(&connection)
         {
+            peer.engine.handle_round_trip(now, end.key, 2 * self.scenario.latency);
             peer.engine.handle_sent(now, end.key, u64::from(bytes));
         }
         self.settle(node);

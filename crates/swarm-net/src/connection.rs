@@ -10,9 +10,11 @@ use crate::intake::Intake;
 use crate::low_water::LowWater;
 use crate::outlet::{BURST_BYTES, Burst, load, load_cached, write_all};
 use crate::store::PieceStore;
+use crate::sys;
 use std::collections::VecDeque;
 use std::io;
 use std::net;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use swarm::wire::{Decoder, HANDSHAKE_BYTES, Handshake, Message};
@@ -31,6 +33,9 @@ const WRITER_QUEUE: usize = 1024;
 /// How long sent bytes may stay without an acknowledgement, or the peer's window closed: then its power is cut
 /// or it hangs, and the kernel gives the connection up. Above the engine's bound on silence, which is the rule.
 const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(30);
+
+/// How often the kernel is asked for a connection's round trip: queues in links fill and drain in tens of milliseconds.
+const ROUND_TRIP_INTERVAL: Duration = Duration::from_millis(50);
 
 /// What a connection has to send.
 pub(crate) enum Outgoing {
@@ -118,6 +123,7 @@ async fn both_ways(
         messages: Vec::new(),
         blocks: VecDeque::new(),
         low_water: LowWater::set_on(&stream)?,
+        looked_at: None,
     };
     tokio::select! {
         end = reader.read() => end,
@@ -201,6 +207,7 @@ struct Writer<'a> {
     /// Blocks that are still to be sent. Messages overtake them.
     blocks: VecDeque<Block>,
     low_water: LowWater,
+    looked_at: Option<Instant>,
 }
 
 impl Writer<'_> {
@@ -226,8 +233,18 @@ impl Writer<'_> {
             };
             self.messages.clear();
             self.low_water.note(self.stream, bytes, begun.elapsed())?;
-            self.context.give(Input::Sent { peer: self.peer, bytes: bytes as u64 }).await?;
+            let round_trip = self.round_trip()?;
+            self.context.give(Input::Sent { peer: self.peer, bytes: bytes as u64, round_trip }).await?;
         }
+    }
+
+    /// The connection's round trip, if it is time to look at it and there is one.
+    fn round_trip(&mut self) -> io::Result<Option<Duration>> {
+        if self.looked_at.is_some_and(|at| at.elapsed() < ROUND_TRIP_INTERVAL) {
+            return Ok(None);
+        }
+        self.looked_at = Some(Instant::now());
+        Ok(Some(sys::round_trip(self.stream.as_fd())?).filter(|time| !time.is_zero()))
     }
 
     fn sort(&mut self, parcel: Vec<Outgoing>) {

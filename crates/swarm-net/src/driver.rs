@@ -55,7 +55,7 @@ pub(crate) enum Input {
     Dialled { address: SocketAddr, result: io::Result<TcpStream> },
     Greeted { peer: PeerKey, handshake: Handshake },
     Received { peer: PeerKey, messages: Vec<Incoming> },
-    Sent { peer: PeerKey, bytes: u64 },
+    Sent { peer: PeerKey, bytes: u64, round_trip: Option<Duration> },
     Unreadable { peer: PeerKey, block: swarm::Block },
     Malformed { peer: PeerKey },
     Gone { peer: PeerKey },
@@ -163,7 +163,12 @@ impl Driver {
             }
             Input::Greeted { peer, handshake } => self.parts.engine.handle_handshake(now, peer, handshake),
             Input::Received { peer, messages } => self.received(now, peer, messages),
-            Input::Sent { peer, bytes } => self.parts.engine.handle_sent(now, peer, bytes),
+            Input::Sent { peer, bytes, round_trip } => {
+                if let Some(time) = round_trip {
+                    self.parts.engine.handle_round_trip(now, peer, time);
+                }
+                self.parts.engine.handle_sent(now, peer, bytes);
+            }
             Input::Unreadable { peer, block } => self.parts.engine.handle_unreadable(now, peer, block),
             Input::Malformed { peer } => self.parts.engine.handle_malformed(now, peer),
             Input::Gone { peer } => {

@@ -3,7 +3,7 @@
 //! Never decides what to ask, whom to serve or what to announce: that is the engine's ([`swarm::Swarm`]).
 //!
 //! Read first: [`Peer`], [`PeerConfig`], [`PieceStore`].
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod announce;
 mod buffers;
@@ -22,6 +22,7 @@ mod sha1_lanes;
 mod shards;
 mod stats_json;
 mod store;
+mod sys;
 mod web_seed;
 
 pub use clock::Clock;

@@ -53,7 +53,7 @@ use reveal::Reveal;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use upkeep::{Announcer, Suspicions, WebSeeding};
-use upload::Slot;
+use upload::{Outflow, Slot};
 
 /// Bytes handed to the driver for one peer and not yet sent, above which the peer is dropped: it doesn't read.
 const UNSENT_BYTES_MAX: u64 = 4 * 1024 * 1024;
@@ -77,6 +77,7 @@ pub struct Swarm {
     log: HaveLog,
     intake: Intake,
     slots: Vec<Slot>,
+    outflow: Outflow,
     reveal: Option<Reveal>,
     web: WebSeeding,
     announcer: Announcer,
@@ -108,6 +109,7 @@ impl Swarm {
             log: HaveLog::default(),
             intake: Intake::default(),
             slots: Vec::new(),
+            outflow: Outflow::default(),
             reveal: (config.super_seed && complete).then(Reveal::default),
             web: WebSeeding::new(now),
             announcer: Announcer::new(now),
@@ -376,7 +378,7 @@ impl Swarm {
             active.check_invariants(key, &self.pieces, self.log.len())?;
         }
         let keys: BTreeSet<PeerKey> = self.slots.iter().map(|slot| slot.peer).collect();
-        if self.slots.len() > upload::UPLOAD_SLOTS || keys.len() != self.slots.len() {
+        if self.slots.len() > upload::SLOTS_MAX || keys.len() != self.slots.len() {
             return Err(format!("{} upload slots for {} peers", self.slots.len(), keys.len()));
         }
         if self.peers.len() > self.config.limits.peers_max {

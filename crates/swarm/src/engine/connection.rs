@@ -141,7 +141,6 @@ pub(crate) struct Active {
     pub(crate) download_rate: RateMeter,
     /// The shortest that an answer took, and when that was.
     pub(crate) round_trip: Duration,
-    pub(crate) round_trip_at: Moment,
     pub(crate) last_block: Moment,
     /// It let requests time out; it gets one at a time until it answers.
     pub(crate) snubbed: bool,
@@ -182,7 +181,6 @@ impl Active {
             request_limit: REQUESTS_UNTOLD,
             download_rate: RateMeter::default(),
             round_trip: Duration::ZERO,
-            round_trip_at: now,
             last_block: now,
             snubbed: false,
             downloaded_bytes: 0,

@@ -31,13 +31,7 @@ const REQUEST_HOLD: Duration = Duration::from_millis(250);
 /// from anyone, and the seed can send the piece in one go.
 const REQUESTS_REVEALED: usize = 16;
 
-/// How fast the round trip that we believe in grows while no answer is as quick: by this part per second. Shaped links
-/// hold 70 ms of packets; a node that asks for too little to bridge that loses its turns, most of all one whose own uplink
-/// is full.
-const ROUND_TRIP_GROWTH: u128 = 2;
-const ROUND_TRIP_STEP: Duration = Duration::from_millis(500);
-
-/// Round trips longer than this are queues, not distance.
+/// Longer round trips are not bridged: requests that long in advance would keep pieces from others.
 const ROUND_TRIP_MAX: Duration = Duration::from_millis(100);
 
 const REQUESTS_MIN: usize = 2;
@@ -102,20 +96,6 @@ impl Intake {
 }
 
 impl Active {
-    pub(super) fn note_answer(&mut self, now: Moment, asked_at: Moment) {
-        let took = now.since(asked_at).clamp(Duration::from_micros(1), ROUND_TRIP_MAX);
-        // The shortest answer is the round trip; longer ones waited in a queue, our own requests' among others,
-        // so belief in it fades by time only. A route that got longer, or a link whose queue stays full, is noticed nevertheless.
-        let elapsed = now.since(self.round_trip_at);
-        let grown = self.round_trip.as_micros() * elapsed.as_millis() / (1000 * ROUND_TRIP_GROWTH);
-        let drifted = self.round_trip + Duration::from_micros(u64::try_from(grown).unwrap_or(u64::MAX));
-        if self.round_trip.is_zero() || took <= drifted {
-            (self.round_trip, self.round_trip_at) = (took, now);
-        } else if elapsed >= ROUND_TRIP_STEP {
-            (self.round_trip, self.round_trip_at) = (drifted, now);
-        }
-    }
-
     /// How many blocks may be outstanding.
     fn depth(&self, now: Moment, intake: &Intake) -> usize {
         if self.snubbed {
@@ -319,6 +299,15 @@ impl Swarm {
             active.forget_request(block);
             self.send(peer, Message::Cancel(block.into()));
             self.fill_requests(peer);
+        }
+    }
+
+    /// How long a request to this peer and the first byte of its answer are under way, queues in links included: as the
+    /// network knows it, not how long the peer takes to turn to us.
+    pub fn handle_round_trip(&mut self, now: Moment, peer: PeerKey, round_trip: Duration) {
+        self.advance(now);
+        if let Some(active) = self.active_mut(peer) {
+            active.round_trip = round_trip.min(ROUND_TRIP_MAX);
         }
     }
 

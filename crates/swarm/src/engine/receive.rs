@@ -83,9 +83,7 @@ impl Swarm {
             self.close(peer, CloseReason::UnaskedBlock);
             return BlockVerdict::Drop;
         };
-        if let Some(asked) = active.take_outstanding(block) {
-            active.note_answer(now, asked.at);
-        } else if !active.take_forgotten(block) {
+        if active.take_outstanding(block).is_none() && !active.take_forgotten(block) {
             self.close(peer, CloseReason::UnaskedBlock);
             return BlockVerdict::Drop;
         }

@@ -193,6 +193,7 @@ impl Swarm {
     fn tick(&mut self) {
         self.drop_the_silent();
         self.renew_intake();
+        self.renew_outflow();
         self.time_out_requests();
         self.make_room();
         for peer in self.active_keys() {

@@ -11,12 +11,71 @@ use crate::moment::Moment;
 use crate::wire::{Message, RawBlock};
 use std::time::Duration;
 
-/// Peers served at a time: about as many as a node has neighbours, and of a seed's a third. A receiver whose downlink others
-/// fill takes little, and the uplink must have somebody else to turn to meanwhile. (The simulator, whose links are shared
-/// smoothly, likes two best, because a piece sent alone can be passed on sooner. 32 real nodes at 25 Mbit/s with pieces of
-/// 256 KiB took 1.39 times the time of one link with two and 1.20 with four; 16 at 50 Mbit/s with pieces of 512 KiB and eight
-/// neighbours 1.16 with four and 1.08 with eight.)
-pub(super) const UPLOAD_SLOTS: usize = 8;
+/// Peers served at a time: as few as keep the uplink busy, since a piece sent alone can be passed on sooner. A receiver
+/// whose downlink others fill takes little, and the uplink must have somebody else to turn to meanwhile; so there
+/// are more wherever the uplink gives less than it can. (Last node of 128 in the simulator, times one link: 1.06 with two and
+/// with two to eight, 1.12 with eight. Real nodes, 16 at 50 Mbit/s, 298 MiB: 1.07 with two to eight as with eight; 32
+/// at 25 Mbit/s with two: 1.39.)
+const SLOTS_MIN: usize = 2;
+pub(super) const SLOTS_MAX: usize = 8;
+
+/// How often to look whether the uplink is full.
+const SLOTS_LOOK: Duration = Duration::from_millis(500);
+
+/// An uplink that gives less than its peak by more than this part has room for another slot.
+const SLOTS_SLACK: u64 = 32;
+
+/// After so many looks at a full uplink it is tried with one slot less.
+const SLOTS_FULL_LOOKS: u32 = 4;
+
+/// By this part the peak fades at every look: half of it in three quarters of a minute.
+const SLOTS_PEAK_FADE: u64 = 128;
+
+/// What goes out, and to how many peers at a time.
+#[derive(Debug)]
+pub(super) struct Outflow {
+    slots: usize,
+    /// Bytes per second while the uplink had most to do.
+    peak: u64,
+    looked_at: Moment,
+    bytes_before: u64,
+    /// Looks in turn at which the uplink was full.
+    full: u32,
+}
+
+impl Default for Outflow {
+    fn default() -> Outflow {
+        Outflow { slots: SLOTS_MIN, peak: 0, looked_at: Moment::ZERO, bytes_before: 0, full: 0 }
+    }
+}
+
+impl Outflow {
+    /// `uploaded` bytes have gone out by now; `waiting`: somebody waits for a slot.
+    fn look(&mut self, now: Moment, uploaded: u64, waiting: bool) {
+        let elapsed = now.since(self.looked_at);
+        if elapsed < SLOTS_LOOK {
+            return;
+        }
+        let bytes = uploaded.saturating_sub(self.bytes_before);
+        let rate =
+            u64::try_from(u128::from(bytes) * 1_000_000 / elapsed.as_micros().max(1)).unwrap_or(u64::MAX);
+        (self.looked_at, self.bytes_before) = (now, uploaded);
+        self.peak = rate.max(self.peak - self.peak / SLOTS_PEAK_FADE);
+        if !waiting {
+            return;
+        }
+        if rate < self.peak - self.peak / SLOTS_SLACK {
+            self.slots = (self.slots + 1).min(SLOTS_MAX);
+            self.full = 0;
+        } else {
+            self.full += 1;
+            if self.full == SLOTS_FULL_LOOKS {
+                self.slots = (self.slots - 1).max(SLOTS_MIN);
+                self.full = 0;
+            }
+        }
+    }
+}
 
 /// How long a slot waits for the next request of its piece while others wait for the slot and the uplink has
 /// something to send. A peer asks for several blocks in as many messages; the second must not come too late.
@@ -64,6 +123,12 @@ impl Active {
 }
 
 impl Swarm {
+    /// At every tick.
+    pub(super) fn renew_outflow(&mut self) {
+        let waiting = self.next_waiting().is_some();
+        self.outflow.look(self.now, self.counts.uploaded_bytes, waiting);
+    }
+
     /// Gives blocks to the driver as far as slots and send-ahead allow.
     pub(super) fn serve(&mut self) {
         loop {
@@ -145,7 +210,7 @@ impl Swarm {
     /// Gives a free slot to the peer that has the fewest pieces, more or less, and of such to the one that has
     /// waited longest: a node with fewer sources than others would fall behind and be the last.
     fn give_slot(&mut self) -> bool {
-        if self.slots.len() >= UPLOAD_SLOTS {
+        if self.slots.len() >= self.outflow.slots {
             return false;
         }
         let Some((peer, piece)) = self.next_waiting() else { return false };
