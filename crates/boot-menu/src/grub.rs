@@ -9,6 +9,7 @@ use std::fmt::Write as _;
 use dhcp_wire::MacAddr;
 
 use crate::model::{Firmware, Item, Local, Menu, Start};
+use crate::names::{More, node};
 use crate::resolve::{Plan, Ready, Step};
 use crate::text::{Location, title};
 
@@ -37,21 +38,16 @@ impl Name {
         if name == ROOT {
             return Some(Self::Root);
         }
-        let node = |text: &str| text.parse::<MacAddr>().ok().filter(|mac| mac.is_unicast());
         // The hardware type of Ethernet goes before the address, as in PXELINUX.
         if let Some(mac) =
             name.strip_prefix("grub/grub.cfg-01-").or_else(|| name.strip_prefix("grub/by-mac/"))
         {
             return node(mac).map(Self::Node);
         }
-        let (kind, rest) = name.strip_prefix("grub/")?.split_once('/')?;
-        let (mac, item) = rest.split_once('/')?;
-        let (mac, item) = (node(mac)?, item.to_owned());
-        match kind {
-            "menu" => Some(Self::Menu(mac, item)),
-            "item" => Some(Self::Item(mac, item)),
-            _ => None,
-        }
+        Some(match More::parse(name.strip_prefix("grub/")?)? {
+            More::Menu(mac, name) => Self::Menu(mac, name),
+            More::Item(mac, name) => Self::Item(mac, name),
+        })
     }
 }
 

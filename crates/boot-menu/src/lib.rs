@@ -1,4 +1,5 @@
-//! Boot menus: what a site writes in one file becomes what each node gets, as an iPXE script or a GRUB configuration.
+//! Boot menus: what a site writes in one file becomes what each node gets, as an iPXE script or a configuration
+//! for GRUB or PXELINUX.
 //!
 //! Never opens a file or a socket, never asks a clock, and never says whether a node may write to its disk.
 //!
@@ -14,6 +15,7 @@ pub mod grub;
 mod hostlist;
 pub mod ipxe;
 mod model;
+mod names;
 pub mod preview;
 pub mod pxelinux;
 mod raw;

@@ -9,6 +9,7 @@ use std::fmt::Write as _;
 use dhcp_wire::MacAddr;
 
 use crate::model::{Item, Local, Menu, Start};
+use crate::names::{More, node};
 use crate::resolve::{Plan, Ready, Step};
 use crate::text::{Location, title};
 
@@ -37,18 +38,13 @@ impl Name {
     /// Reads a file name without leading slash; `None` for files that are none of ours.
     #[must_use]
     pub fn parse(name: &str) -> Option<Self> {
-        let node = |text: &str| text.parse::<MacAddr>().ok().filter(|mac| mac.is_unicast());
         if let Some(mac) = name.strip_prefix("pxelinux.cfg/01-") {
             return node(mac).map(Self::Node);
         }
-        let (kind, rest) = name.strip_prefix("pxelinux/")?.split_once('/')?;
-        let (mac, item) = rest.split_once('/')?;
-        let (mac, item) = (node(mac)?, item.to_owned());
-        match kind {
-            "menu" => Some(Self::Menu(mac, item)),
-            "item" => Some(Self::Item(mac, item)),
-            _ => None,
-        }
+        Some(match More::parse(name.strip_prefix("pxelinux/")?)? {
+            More::Menu(mac, name) => Self::Menu(mac, name),
+            More::Item(mac, name) => Self::Item(mac, name),
+        })
     }
 }
 

@@ -1,9 +1,9 @@
-//! Decisions become scripts: for iPXE over HTTP, for GRUB over TFTP or HTTP.
+//! Decisions become scripts: for iPXE over HTTP, for GRUB and PXELINUX over TFTP or HTTP.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
 
-use boot_menu::{Firmware, Server, grub, pxelinux};
+use boot_menu::{Firmware, Local, Server, grub, pxelinux};
 use dhcp_wire::MacAddr;
 use node_api::FirmwareKind;
 use tracing::{debug, info, warn};
@@ -32,9 +32,53 @@ pub(crate) fn told(
             Told::Script(script) => script,
             Told::Login => "401 Unauthorized: the node is asked for a password\n".to_owned(),
         },
-        Loader::Grub => scripts.grub_for(request),
-        Loader::Pxelinux => scripts.pxelinux_for(request),
+        Loader::Grub => scripts.configuration(&GRUB, request),
+        Loader::Pxelinux => scripts.configuration(&PXELINUX, request),
     }
+}
+
+/// How to say something to a loader that asks for its configuration by name.
+struct Language {
+    loader: Loader,
+    /// The only firmware that we have this loader for.
+    platform: FirmwareKind,
+    local: fn(Local) -> String,
+    message: fn(&str) -> String,
+    agent: fn(&str, &[String]) -> Option<String>,
+}
+
+static GRUB: Language = Language {
+    loader: Loader::Grub,
+    platform: FirmwareKind::Uefi,
+    local: |style| grub::local(Firmware::SecureBoot, style),
+    message: grub::message,
+    agent: grub::agent,
+};
+
+static PXELINUX: Language = Language {
+    loader: Loader::Pxelinux,
+    platform: FirmwareKind::Bios,
+    local: pxelinux::local,
+    message: pxelinux::message,
+    agent: pxelinux::agent,
+};
+
+/// Which node asks for what in which language; `None` for names that are none of ours, and for GRUB's root.
+fn asked(name: &str) -> Option<(&'static Language, MacAddr, Asks)> {
+    if let Some(name) = grub::Name::parse(name) {
+        return match name {
+            grub::Name::Root => None,
+            grub::Name::Node(mac) => Some((&GRUB, mac, Asks::Start)),
+            grub::Name::Menu(mac, menu) => Some((&GRUB, mac, Asks::Menu(menu))),
+            grub::Name::Item(mac, item) => Some((&GRUB, mac, Asks::Item(item))),
+        };
+    }
+    // PXELINUX looks beside itself first, and it may lie among the files of menus.
+    Some(match pxelinux::Name::parse(name.strip_prefix("files/").unwrap_or(name))? {
+        pxelinux::Name::Node(mac) => (&PXELINUX, mac, Asks::Start),
+        pxelinux::Name::Menu(mac, menu) => (&PXELINUX, mac, Asks::Menu(menu)),
+        pxelinux::Name::Item(mac, item) => (&PXELINUX, mac, Asks::Item(item)),
+    })
 }
 
 /// Makes scripts.
@@ -72,85 +116,35 @@ impl Scripts {
 
     /// The configuration that a loader asks for by this name, if it is one of ours. Blocks for milliseconds.
     pub(in crate::netboot) fn named(&self, name: &str, address: Ipv4Addr) -> Option<String> {
-        self.grub(name, address).or_else(|| self.pxelinux(name, address))
-    }
-
-    fn pxelinux(&self, name: &str, address: Ipv4Addr) -> Option<String> {
-        // PXELINUX looks beside itself first, and it may lie among the files of menus.
-        let (mac, asks) = match pxelinux::Name::parse(name.strip_prefix("files/").unwrap_or(name))? {
-            pxelinux::Name::Node(mac) => (mac, Asks::Start),
-            pxelinux::Name::Menu(mac, menu) => (mac, Asks::Menu(menu)),
-            pxelinux::Name::Item(mac, item) => (mac, Asks::Item(item)),
-        };
-        let (platform, loader) = (FirmwareKind::Bios, Loader::Pxelinux);
+        if grub::Name::parse(name) == Some(grub::Name::Root) {
+            return Some(grub::root());
+        }
+        let (language, mac, asks) = asked(name)?;
+        let (platform, loader) = (language.platform, language.loader);
         let request =
             BootRequest { mac, uuid: None, serial: None, platform, loader, address, asks, user: None };
-        Some(self.pxelinux_for(&request))
+        Some(self.configuration(language, &request))
     }
 
-    fn pxelinux_for(&self, request: &BootRequest) -> String {
+    fn configuration(&self, language: &Language, request: &BootRequest) -> String {
         match self.decide(request) {
             BootDecision::Script(config) => config,
-            BootDecision::Local(style) => pxelinux::local(style),
-            BootDecision::Ignore => pxelinux::message("nothing to boot from this server"),
-            BootDecision::Login => pxelinux::message("this entry is behind a password"),
+            BootDecision::Local(style) => (language.local)(style),
+            BootDecision::Ignore => (language.message)("nothing to boot from this server"),
+            BootDecision::Login => (language.message)("this entry is behind a password"),
             BootDecision::Agent { token, extra_arguments } => {
                 let bundle = self.policy.boot_files().bundle_id;
-                let words = self.agent_words(request.mac, &token, &extra_arguments);
-                words.and_then(|words| pxelinux::agent(&bundle, &words)).unwrap_or_else(|| {
-                    warn!(node = %request.mac, "the boot script cannot be written for PXELINUX");
-                    pxelinux::message(
+                let words = script::agent_arguments(&self.place, request.mac, &token, &extra_arguments).ok();
+                let words =
+                    words.map(|words| words.split_ascii_whitespace().map(str::to_owned).collect::<Vec<_>>());
+                words.and_then(|words| (language.agent)(&bundle, &words)).unwrap_or_else(|| {
+                    warn!(node = %request.mac, loader = ?request.loader, "the boot script cannot be written");
+                    (language.message)(
                         "the kernel command line has characters that a boot script cannot carry",
                     )
                 })
             }
         }
-    }
-
-    fn agent_words(&self, mac: MacAddr, token: &str, extra_arguments: &str) -> Option<Vec<String>> {
-        let arguments = script::agent_arguments(&self.place, mac, token, extra_arguments).ok()?;
-        Some(arguments.split_ascii_whitespace().map(str::to_owned).collect())
-    }
-
-    fn grub(&self, name: &str, address: Ipv4Addr) -> Option<String> {
-        let (mac, asks) = match grub::Name::parse(name)? {
-            grub::Name::Root => return Some(grub::root()),
-            grub::Name::Node(mac) => (mac, Asks::Start),
-            grub::Name::Menu(mac, menu) => (mac, Asks::Menu(menu)),
-            grub::Name::Item(mac, item) => (mac, Asks::Item(item)),
-        };
-        let request = BootRequest {
-            mac,
-            uuid: None,
-            serial: None,
-            platform: FirmwareKind::Uefi,
-            loader: Loader::Grub,
-            address,
-            asks,
-            user: None,
-        };
-        Some(self.grub_for(&request))
-    }
-
-    fn grub_for(&self, request: &BootRequest) -> String {
-        match self.decide(request) {
-            BootDecision::Script(config) => config,
-            BootDecision::Local(style) => grub::local(Firmware::SecureBoot, style),
-            BootDecision::Ignore => grub::message("nothing to boot from this server"),
-            BootDecision::Login => grub::message("this entry is behind a password"),
-            BootDecision::Agent { token, extra_arguments } => {
-                self.grub_agent(request.mac, &token, &extra_arguments)
-            }
-        }
-    }
-
-    fn grub_agent(&self, mac: MacAddr, token: &str, extra_arguments: &str) -> String {
-        let bundle = self.policy.boot_files().bundle_id;
-        let words = self.agent_words(mac, token, extra_arguments);
-        words.and_then(|words| grub::agent(&bundle, &words)).unwrap_or_else(|| {
-            warn!(node = %mac, "the boot script cannot be written for GRUB");
-            grub::message("the kernel command line has characters that a boot script cannot carry")
-        })
     }
 
     fn decide(&self, request: &BootRequest) -> BootDecision {
