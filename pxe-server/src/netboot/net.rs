@@ -3,6 +3,8 @@
 use std::fs;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -19,6 +21,9 @@ const FILES_MAX: u64 = 16_384;
 const LISTENING: &str = "0A";
 /// Connections that wait to be accepted.
 const TCP_BACKLOG: i32 = 1024;
+/// One second in all, for addresses that a restarted server finds still in use.
+const BIND_TRIES: u32 = 20;
+const BIND_PAUSE: Duration = Duration::from_millis(50);
 
 /// The server's address on `interface`: `wanted`, or the first.
 pub(super) fn interface_address(
@@ -73,7 +78,7 @@ pub(super) fn bind_udp(interface: &str, address: SocketAddrV4) -> anyhow::Result
         socket.bind(&SocketAddr::V4(address).into())?;
         Ok(socket)
     };
-    let socket = open().map_err(|error| port_error(Transport::Udp, address, error))?;
+    let socket = patiently(open).map_err(|error| port_error(Transport::Udp, address, error))?;
     tokio::net::UdpSocket::from_std(socket.into()).context("handing a socket to tokio")
 }
 
@@ -97,8 +102,20 @@ pub(super) fn bind_tcp(address: SocketAddrV4) -> anyhow::Result<tokio::net::TcpL
         socket.listen(TCP_BACKLOG)?;
         Ok(socket)
     };
-    let socket = open().map_err(|error| port_error(Transport::Tcp, address, error))?;
+    let socket = patiently(open).map_err(|error| port_error(Transport::Tcp, address, error))?;
     tokio::net::TcpListener::from_std(socket.into()).context("handing a socket to tokio")
+}
+
+/// Tries for [`BIND_TRIES`] pauses while the address is in use: a program that the server is just starting holds
+/// copies of its sockets until it has replaced itself, which outlives a restart by moments.
+fn patiently(open: impl Fn() -> io::Result<Socket>) -> io::Result<Socket> {
+    for _ in 0..BIND_TRIES {
+        match open() {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => thread::sleep(BIND_PAUSE),
+            done => return done,
+        }
+    }
+    open()
 }
 
 #[derive(Clone, Copy)]
