@@ -248,9 +248,11 @@ fn settings(choice: u8) -> Settings {
 
 fn hint(node: MacAddr) -> Hint {
     let MacAddr([.., number]) = node;
-    let loader = match number % 3 {
+    let loader = match number % 5 {
         0 => UefiLoader::Ipxe,
         1 => UefiLoader::IpxeFetched,
+        2 => UefiLoader::SignedFetched,
+        3 => UefiLoader::Nothing,
         _ => UefiLoader::Signed,
     };
     Hint { known: number < KNOWN, boots_locally: number % 2 == 1, left_alone: number % 8 == 1, loader }

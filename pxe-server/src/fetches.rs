@@ -1,4 +1,4 @@
-//! Which machines have fetched iPXE and not been heard of as iPXE since: what Secure Boot refuses never speaks.
+//! Which machines have fetched iPXE or shim and not been heard of as such since: what Secure Boot refuses never speaks.
 //!
 //! Never stored: after a restart of the server a machine shows it once more.
 
@@ -9,10 +9,14 @@ use std::time::{Duration, Instant};
 
 use dhcp_wire::MacAddr;
 
+use crate::netboot::FirstLoader;
 use crate::recent::Recent;
 
 /// A machine that refused iPXE may stand at its firmware's menu until somebody comes the next day.
 const FETCHED_FOR: Duration = Duration::from_secs(24 * 3600);
+/// Shim is the last that there is to try, and a machine that was switched off between shim and GRUB looks like one that
+/// refuses it; nobody does that twice in a row.
+const SHIM_REFUSALS: u32 = 2;
 /// Machines and addresses that are kept in mind; those that were longest not heard of have to show it once more.
 const MACHINES_MAX: usize = 20_000;
 /// The kernel's table of machines on its own links.
@@ -26,12 +30,18 @@ pub(crate) struct Fetches(Mutex<Inner>);
 struct Inner {
     /// Who has which address; TFTP and HTTP know nothing else of a machine.
     machines: Recent<Ipv4Addr, MacAddr>,
-    fetched: Recent<MacAddr, Instant>,
+    fetched: Recent<MacAddr, (FirstLoader, Instant)>,
+    /// How often in a row each has refused shim.
+    refused_shim: Recent<MacAddr, u32>,
 }
 
 impl Default for Fetches {
     fn default() -> Self {
-        Self(Mutex::new(Inner { machines: Recent::new(MACHINES_MAX), fetched: Recent::new(MACHINES_MAX) }))
+        Self(Mutex::new(Inner {
+            machines: Recent::new(MACHINES_MAX),
+            fetched: Recent::new(MACHINES_MAX),
+            refused_shim: Recent::new(MACHINES_MAX),
+        }))
     }
 }
 
@@ -47,24 +57,43 @@ impl Fetches {
         }
     }
 
-    /// Whoever has this address has all of iPXE.
-    pub(crate) fn fetched(&self, now: Instant, address: Ipv4Addr) {
+    /// Who has this address, as far as anybody knows.
+    pub(crate) fn machine(&self, address: Ipv4Addr) -> Option<MacAddr> {
         let known = self.lock().machines.get(&address).copied();
         // A DHCP server beside ours gave the address; on our own link the kernel knows whose it is.
-        let mac = known.or_else(|| neighbour(&fs::read_to_string(NEIGHBOURS).unwrap_or_default(), address));
-        if let Some(mac) = mac {
-            self.lock().fetched.insert(mac, now);
+        known.or_else(|| neighbour(&fs::read_to_string(NEIGHBOURS).unwrap_or_default(), address))
+    }
+
+    /// Whoever has this address has all of it.
+    pub(crate) fn fetched(&self, now: Instant, address: Ipv4Addr, what: FirstLoader) {
+        if let Some(mac) = self.machine(address) {
+            self.lock().fetched.insert(mac, (what, now));
         }
     }
 
-    /// iPXE spoke from this machine, or it is known what it does with iPXE.
+    /// It spoke from this machine, or it is known what the machine does with it.
     pub(crate) fn forget(&self, mac: MacAddr) {
-        self.lock().fetched.remove(&mac);
+        let mut inner = self.lock();
+        inner.fetched.remove(&mac);
+        inner.refused_shim.remove(&mac);
     }
 
-    /// Whether the machine has iPXE that was not heard of since.
-    pub(crate) fn has_fetched(&self, now: Instant, mac: MacAddr) -> bool {
-        self.lock().fetched.get(&mac).is_some_and(|since| now.duration_since(*since) < FETCHED_FOR)
+    /// What the machine has that was not heard of since.
+    pub(crate) fn has_fetched(&self, now: Instant, mac: MacAddr) -> Option<FirstLoader> {
+        let inner = self.lock();
+        let (what, since) = inner.fetched.get(&mac)?;
+        (now.duration_since(*since) < FETCHED_FOR).then_some(*what)
+    }
+
+    /// The machine asks again after it had fetched shim: whether that is proof enough that it refuses shim.
+    pub(crate) fn refused_shim(&self, mac: MacAddr) -> bool {
+        let mut inner = self.lock();
+        let times = inner.refused_shim.get(&mac).copied().unwrap_or_default() + 1;
+        inner.refused_shim.insert(mac, times);
+        if times < SHIM_REFUSALS {
+            inner.fetched.remove(&mac);
+        }
+        times >= SHIM_REFUSALS
     }
 }
 
@@ -92,14 +121,17 @@ mod tests {
     fn who_fetched_is_known_by_its_address_until_it_speaks_or_a_day_is_over() {
         let (fetches, now) = (Fetches::default(), Instant::now());
         fetches.has_address(mac(1), ADDRESS);
-        assert!(!fetches.has_fetched(now, mac(1)));
-        fetches.fetched(now, ADDRESS);
-        assert!(fetches.has_fetched(now, mac(1)) && !fetches.has_fetched(now, mac(2)));
-        assert!(!fetches.has_fetched(now + FETCHED_FOR, mac(1)));
+        assert_eq!(fetches.has_fetched(now, mac(1)), None);
+        for what in [FirstLoader::Ipxe, FirstLoader::Shim] {
+            fetches.fetched(now, ADDRESS, what);
+            assert_eq!(fetches.has_fetched(now, mac(1)), Some(what));
+        }
+        assert_eq!(fetches.has_fetched(now, mac(2)), None);
+        assert_eq!(fetches.has_fetched(now + FETCHED_FOR, mac(1)), None);
         fetches.forget(mac(1));
-        assert!(!fetches.has_fetched(now, mac(1)));
+        assert_eq!(fetches.has_fetched(now, mac(1)), None);
         // Nobody's address, and nobody that the kernel knows.
-        fetches.fetched(now, Ipv4Addr::new(192, 0, 2, 10));
+        fetches.fetched(now, Ipv4Addr::new(192, 0, 2, 10), FirstLoader::Ipxe);
         assert_eq!(fetches.lock().fetched.len(), 0);
     }
 
@@ -108,8 +140,8 @@ mod tests {
         let (fetches, now) = (Fetches::default(), Instant::now());
         fetches.has_address(mac(1), ADDRESS);
         fetches.has_address(mac(2), ADDRESS);
-        fetches.fetched(now, ADDRESS);
-        assert!(fetches.has_fetched(now, mac(2)) && !fetches.has_fetched(now, mac(1)));
+        fetches.fetched(now, ADDRESS, FirstLoader::Ipxe);
+        assert!(fetches.has_fetched(now, mac(2)).is_some() && fetches.has_fetched(now, mac(1)).is_none());
     }
 
     #[test]

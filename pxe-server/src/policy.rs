@@ -14,8 +14,8 @@ use crate::clock::now_unix_ms;
 use crate::fetches::Fetches;
 use crate::menus::{self, Current, Give, OnceBook};
 use crate::netboot::{
-    Architecture, BootDecision, BootFiles, BootPolicy, BootRequest, DhcpSeen, Hint, Loader, Program,
-    UefiLoader,
+    Architecture, BootDecision, BootFiles, BootPolicy, BootRequest, DhcpSeen, FirstLoader, Hint, Loader,
+    Program, Refused, UefiLoader,
 };
 use crate::nodes::{Boot, Nodes};
 use crate::recent::Recent;
@@ -32,7 +32,7 @@ pub(crate) struct Policy {
     pub(crate) once: OnceBook,
     /// Behind which relay a node was seen.
     pub(crate) relays: Relays,
-    /// Who has fetched iPXE and not been heard of since.
+    /// Who has fetched iPXE or shim and not been heard of since.
     pub(crate) fetches: Fetches,
 }
 
@@ -109,12 +109,22 @@ impl Policy {
         Ok(())
     }
 
+    /// Not at the first time; stored before it is forgotten here, as above.
+    fn refused_shim(&self, mac: MacAddr) -> Result<()> {
+        if self.fetches.refused_shim(mac) {
+            self.nodes.refused_shim(mac)?;
+            self.fetches.forget(mac);
+        }
+        Ok(())
+    }
+
     /// What a node's UEFI loads, as far as it was found out.
     fn loader(&self, mac: MacAddr, stored: UefiLoader) -> UefiLoader {
-        if stored == UefiLoader::Ipxe && self.fetches.has_fetched(Instant::now(), mac) {
-            return UefiLoader::IpxeFetched;
+        match (stored, self.fetches.has_fetched(Instant::now(), mac)) {
+            (UefiLoader::Ipxe, Some(FirstLoader::Ipxe)) => UefiLoader::IpxeFetched,
+            (UefiLoader::Signed, Some(FirstLoader::Shim)) => UefiLoader::SignedFetched,
+            (stored, _) => stored,
         }
-        stored
     }
 
     /// What is remembered of a machine that begins to boot over the network.
@@ -122,7 +132,8 @@ impl Policy {
         self.nodes.discover(seen.mac)?;
         match seen.program {
             Program::Ipxe => self.runs_ipxe(seen.mac),
-            _ if seen.refused_ipxe => self.refused_ipxe(seen.mac),
+            _ if seen.refused == Some(Refused::Ipxe) => self.refused_ipxe(seen.mac),
+            _ if seen.refused == Some(Refused::Shim) => self.refused_shim(seen.mac),
             Program::PxeRom(Architecture::X64) | Program::UefiHttp(Architecture::X64) => {
                 self.fetches.has_address(seen.mac, seen.address);
                 Ok(())
@@ -174,7 +185,7 @@ impl BootPolicy for Policy {
         let had = |rule: &str| self.once.is_known_had(mac, rule, now_unix_ms);
         let local = site.menus.own_disk(&facts, hint.boots_locally, had);
         let loader = match site.menus.secure_boot(&facts) {
-            Some(true) => UefiLoader::Signed,
+            Some(true) => self.loader(mac, UefiLoader::Signed),
             Some(false) => UefiLoader::Ipxe,
             None => loader,
         };
@@ -182,8 +193,16 @@ impl BootPolicy for Policy {
         Hint { boots_locally: local.is_some(), left_alone, loader, ..hint }
     }
 
-    fn saw_ipxe_fetched(&self, address: Ipv4Addr) {
-        self.fetches.fetched(Instant::now(), address);
+    fn saw_fetched(&self, address: Ipv4Addr, what: FirstLoader) {
+        self.fetches.fetched(Instant::now(), address, what);
+    }
+
+    fn saw_shim_run(&self, address: Ipv4Addr) {
+        let Some(mac) = self.fetches.machine(address) else { return };
+        self.fetches.forget(mac);
+        if let Err(error) = self.nodes.runs_shim(mac) {
+            tracing::warn!(%mac, "{error:#}");
+        }
     }
 
     fn decide(&self, request: &BootRequest, server: &Server) -> BootDecision {

@@ -6,7 +6,7 @@ use dhcp_wire::{MacAddr, MessageKind, NODE_PORT, PacketView, SERVER_PORT, code};
 
 use crate::engine::{Port, Reason};
 use crate::program::{Architecture, Program, program, vendor_class};
-use crate::settings::{Hint, Mode, Seen, Settings, UefiLoader};
+use crate::settings::{Hint, Mode, Refused, Seen, Settings, UefiLoader};
 
 /// What a node asks. Its port, its source and its relay say where the answer goes.
 pub(crate) struct Ask<'a> {
@@ -57,7 +57,11 @@ impl<'a> Ask<'a> {
         let alone = match self.program {
             // QUIRK(UEFI): whoever is offered anything by a server that it asked to boot from over HTTP takes it before its
             // own disk or reports an error, and a server can't send it back from there as it sends iPXE back.
-            Program::UefiHttp(_) => self.hint.boots_locally || self.hint.loader == UefiLoader::Signed,
+            Program::UefiHttp(_) => {
+                self.hint.boots_locally
+                    || matches!(self.hint.loader, UefiLoader::Signed | UefiLoader::Nothing)
+            }
+            Program::PxeRom(Architecture::X64) if self.hint.loader == UefiLoader::Nothing => true,
             Program::Ipxe | Program::PxeRom(_) => self.hint.left_alone,
             Program::System => false,
         };
@@ -89,13 +93,21 @@ impl<'a> Ask<'a> {
             vendor_class: vendor_class(&self.packet),
             relay: self.is_relayed().then(|| self.packet.giaddr()),
             address,
-            refused_ipxe: self.is_x64_firmware() && self.hint.loader == UefiLoader::IpxeFetched,
+            refused: self.refused().filter(|_| self.is_x64_firmware()),
         }
     }
 
     /// Whether it gets what is signed. Whoever has refused iPXE gets it at once, not only at the next boot.
     pub(crate) fn wants_signed(&self) -> bool {
         self.hint.loader != UefiLoader::Ipxe
+    }
+
+    fn refused(&self) -> Option<Refused> {
+        match self.hint.loader {
+            UefiLoader::IpxeFetched => Some(Refused::Ipxe),
+            UefiLoader::SignedFetched => Some(Refused::Shim),
+            UefiLoader::Ipxe | UefiLoader::Signed | UefiLoader::Nothing => None,
+        }
     }
 
     fn is_x64_firmware(&self) -> bool {

@@ -38,5 +38,6 @@ pub use probe::{PROBE_WAIT, PROBES_MAX};
 pub use program::{Architecture, Program};
 pub use record::LeaseRecord;
 pub use settings::{
-    BootNames, Hint, Mode, POOL_ADDRESSES_MAX, Reservation, Seen, Settings, Subnet, UefiLoader, UefiProxy,
+    BootNames, Hint, Mode, POOL_ADDRESSES_MAX, Refused, Reservation, Seen, Settings, Subnet, UefiLoader,
+    UefiProxy,
 };

@@ -125,6 +125,19 @@ pub enum UefiLoader {
     IpxeFetched,
     /// What is signed: shim, which loads GRUB. Over HTTP nothing.
     Signed,
+    /// It has fetched shim, which was not heard of since: firmware that asks again has refused that too.
+    SignedFetched,
+    /// It starts neither: no answer, so that it goes on to its next boot device.
+    Nothing,
+}
+
+/// What firmware has fetched and not started, which shows when it asks again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// iPXE.
+    Ipxe,
+    /// Shim.
+    Shim,
 }
 
 /// What a DHCP packet says of a node. All of it is unauthenticated text from the wire.
@@ -142,6 +155,6 @@ pub struct Seen {
     pub relay: Option<Ipv4Addr>,
     /// The address that was offered or given, or that the node says it has; unspecified where it has none yet.
     pub address: Ipv4Addr,
-    /// Its firmware asks again after it had fetched iPXE: it refuses what is not signed.
-    pub refused_ipxe: bool,
+    /// Its firmware asks again after it had fetched this, and did not start it.
+    pub refused: Option<Refused>,
 }

@@ -95,7 +95,7 @@ fn firmware(node: &NodeView) -> String {
     words.into_iter().flatten().collect::<Vec<_>>().join(", ")
 }
 
-/// Why a node waits or failed, after what others found wrong with it.
+/// Why a node waits or failed, after what a person must look after.
 pub(super) fn remark(node: &NodeView) -> String {
     let alarm = node.alarm.as_ref().map(|alarm| format!("ALARM: {alarm}"));
     let why = match (&node.failure, &node.waits_for) {

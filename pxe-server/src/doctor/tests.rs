@@ -212,6 +212,18 @@ fn ipxe_is_loaded_and_the_firmware_asks_again() {
 }
 
 #[test]
+fn shim_is_loaded_and_the_firmware_asks_again() {
+    let read = |name: &str| Content::TftpRead { name: name.into(), asks_size: false };
+    let loaded =
+        || Wire::default().leased(true).tftp(true, read("shimx64.efi")).tftp(false, Content::TftpData);
+    let again = loaded().leased(true).read(false).tftp(false, Content::TftpData);
+    again.explains(&["loaded shim and never started it", "third-party UEFI CA"]);
+    // A shim that runs asks for more, and what comes then is its node's next boot.
+    let runs = loaded().tftp(true, read("grubx64.efi")).tftp(false, Content::TftpData);
+    runs.leased(true).read(false).tftp(false, Content::TftpData).explains(&[]);
+}
+
+#[test]
 fn memory_is_bounded_whoever_asks() {
     let mut watch = Watch::default();
     for number in 0..5000_u16 {

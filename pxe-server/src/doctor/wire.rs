@@ -30,8 +30,9 @@ const OFFERS_MAX: usize = 8;
 /// GRUB and shim ask for these and go on without them.
 const OPTIONAL: [&str; 5] = [".lst", "revocations", "shim_certificate", "autoexec.ipxe", "grub.cfg-"];
 
-/// What UEFI loads of iPXE: nobody signed it.
-const UEFI_IPXE: [&str; 2] = ["snponly.efi", "ipxe.efi"];
+/// What UEFI loads first and may refuse to start, and why it does.
+const FIRST_LOADERS: [(&str, Loaded); 3] =
+    [("snponly.efi", Loaded::Ipxe), ("ipxe.efi", Loaded::Ipxe), ("shimx64.efi", Loaded::Shim)];
 
 /// One packet of interest.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -97,11 +98,36 @@ struct Node {
     offers: Vec<Offer>,
     is_pxe: bool,
     has_file: bool,
-    /// It got iPXE, which has not asked for anything since.
-    has_ipxe: bool,
+    /// It got this, which has not asked for anything since.
+    loaded: Option<Loaded>,
     asked: u32,
     /// Whether the silence in this state was explained already.
     said: bool,
+}
+
+/// A loader that Secure Boot may refuse.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Loaded {
+    /// Signed by nobody.
+    Ipxe,
+    /// Signed by Microsoft, for third parties.
+    Shim,
+}
+
+impl Loaded {
+    const fn never_started(self) -> &'static str {
+        match self {
+            Self::Ipxe => {
+                "loaded iPXE and never started it: Secure Boot refuses what nobody signed; a `pxe-server` that gives the \
+                 addresses or what to boot sees that too and gives it shim and GRUB from now on; with other servers name \
+                 shimx64.efi, or turn Secure Boot off"
+            }
+            Self::Shim => {
+                "loaded shim and never started it: have its Secure Boot trust Microsoft's third-party UEFI CA, or turn \
+                 Secure Boot off"
+            }
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -142,6 +168,7 @@ impl Watch {
             Content::Dhcp(dhcp) => self.dhcp(now, to, dhcp),
             Content::TftpRead { name, asks_size } => {
                 let node = self.by_address(*from.ip())?;
+                node.loaded = None;
                 node.go(
                     now,
                     State::Fetching { name: name.clone(), asks_size: *asks_size, answer: Answer::None },
@@ -156,7 +183,8 @@ impl Watch {
                 // Of either direction: a node that gets data, or acknowledges it, does well.
                 if let Some(node) = self.by_address(*to.ip()) {
                     if let State::Fetching { name, .. } = &node.state {
-                        node.has_ipxe = UEFI_IPXE.iter().any(|file| name.ends_with(file));
+                        let loaded = FIRST_LOADERS.iter().find(|(file, _)| name.ends_with(file));
+                        node.loaded = loaded.map(|(_, loaded)| *loaded);
                     }
                     node.go(now, State::Done);
                 }
@@ -207,7 +235,7 @@ impl Watch {
             offers: Vec::new(),
             is_pxe: false,
             has_file: false,
-            has_ipxe: false,
+            loaded: None,
             asked: 0,
             said: false,
         })
@@ -231,12 +259,8 @@ impl Watch {
                 // Asking again does not begin the wait anew: the first silence is what has to be explained.
                 node.asked += 1;
                 node.is_pxe = dhcp.is_pxe;
-                if std::mem::take(&mut node.has_ipxe) && dhcp.is_pxe && !dhcp.is_ipxe {
-                    return Some(format!(
-                        "{mac}: loaded iPXE and never started it: Secure Boot refuses what nobody signed; a `pxe-server` that \
-                         gives the addresses or what to boot sees that too and gives it shim and GRUB from now on; with other \
-                         servers name shimx64.efi, or turn Secure Boot off"
-                    ));
+                if let Some(loaded) = node.loaded.take().filter(|_| dhcp.is_pxe && !dhcp.is_ipxe) {
+                    return Some(format!("{mac}: {}", loaded.never_started()));
                 }
             }
             MessageKind::Offer => node.offer(now, dhcp),

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use axum::body::Bytes;
 
+use super::policy::FirstLoader;
 use super::tftp::FileSource;
 
 /// For BIOS PXE ROMs.
@@ -122,9 +123,13 @@ impl BootPrograms {
     }
 }
 
-/// Whether `name` is the iPXE that x64 UEFI loads, which Secure Boot refuses.
-pub(super) fn is_uefi_ipxe(name: &str) -> bool {
-    matches!(name, UEFI | UEFI_HTTP)
+/// What `name` is to x64 UEFI, if that loads it first: Secure Boot may refuse it.
+pub(super) fn first_loader(name: &str) -> Option<FirstLoader> {
+    match name {
+        UEFI | UEFI_HTTP => Some(FirstLoader::Ipxe),
+        SHIM => Some(FirstLoader::Shim),
+        _ => None,
+    }
 }
 
 impl FileSource for BootPrograms {

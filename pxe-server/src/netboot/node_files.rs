@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use axum::body::Bytes;
 
-use super::boot_files::{BootPrograms, is_uefi_ipxe};
+use super::boot_files::{BootPrograms, GRUB, first_loader};
 use super::http::{BootObject, Objects, Scripts};
 use super::menu_files::MenuFiles;
 use super::policy::BootPolicy;
@@ -24,6 +24,9 @@ pub(super) struct NodeFiles {
 impl FileSource for NodeFiles {
     fn open(&self, name: &str, node: Ipv4Addr) -> Option<Bytes> {
         if let Some(program) = self.programs.get(name) {
+            if name == GRUB {
+                self.policy.saw_shim_run(node);
+            }
             return Some(program);
         }
         if let Some(file) = name.strip_prefix("files/") {
@@ -38,8 +41,8 @@ impl FileSource for NodeFiles {
     }
 
     fn sent(&self, name: &str, node: Ipv4Addr) {
-        if is_uefi_ipxe(name) {
-            self.policy.saw_ipxe_fetched(node);
+        if let Some(what) = first_loader(name) {
+            self.policy.saw_fetched(node, what);
         }
     }
 }

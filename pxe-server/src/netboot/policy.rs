@@ -6,9 +6,9 @@ use std::path::PathBuf;
 use dhcp_wire::MacAddr;
 use node_api::FirmwareKind;
 
-pub(crate) use dhcp_engine::{Architecture, Hint, Program, Seen as DhcpSeen, UefiLoader};
+pub(crate) use dhcp_engine::{Architecture, Hint, Program, Refused, Seen as DhcpSeen, UefiLoader};
 
-/// Who a node is and what it boots. Calls but `hint` and `saw_ipxe_fetched` may block for milliseconds; none of those
+/// Who a node is and what it boots. Calls but `hint` and `saw_fetched` may block for milliseconds; none of those
 /// is made from a socket's loop.
 pub(crate) trait BootPolicy: Send + Sync {
     /// A node asked for an address (stage `discover`). Best effort: under a flood some are left out.
@@ -17,9 +17,11 @@ pub(crate) trait BootPolicy: Send + Sync {
     fn hint(&self, _mac: MacAddr) -> Hint {
         Hint::default()
     }
-    /// The machine at this address has fetched the iPXE that x64 UEFI loads. Called from the loops of sockets, so from
+    /// The machine at this address has fetched what x64 UEFI loads first. Called from the loops of sockets, so from
     /// memory and at once.
-    fn saw_ipxe_fetched(&self, _address: Ipv4Addr) {}
+    fn saw_fetched(&self, _address: Ipv4Addr, _what: FirstLoader) {}
+    /// Shim runs on the machine at this address: it asks for what only shim asks for.
+    fn saw_shim_run(&self, _address: Ipv4Addr) {}
     /// What the node that fetches its boot script shall do. `server` is where it finds more.
     fn decide(&self, request: &BootRequest, server: &boot_menu::Server) -> BootDecision;
     /// A node begins to fetch `vmlinuz` or `initrd.img` (stage `load`).
@@ -34,6 +36,15 @@ pub(crate) trait BootPolicy: Send + Sync {
     fn password_digest(&self, _user: &str) -> Option<String> {
         None
     }
+}
+
+/// What x64 UEFI loads first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum FirstLoader {
+    /// iPXE, which is not signed.
+    Ipxe,
+    /// Shim, which Microsoft signed.
+    Shim,
 }
 
 /// A node fetches its boot script. Unauthenticated, as everything that firmware says.

@@ -9,7 +9,7 @@ use store::{Expect, Write};
 
 use super::live::TOKENS_MAX;
 use super::machine::wants_agent;
-use super::record::{Purpose, TokenRecord};
+use super::record::{NodeRecord, Purpose, TokenRecord};
 use super::{Nodes, sha256_hex};
 use crate::clock::now_unix_ms;
 use crate::keys::random;
@@ -79,10 +79,7 @@ impl Nodes {
             known: is_approved || self.names_given().contains_key(&mac),
             boots_locally: record.is_some_and(|record| !wants_agent(record)),
             left_alone: false,
-            loader: match record.and_then(|record| record.refused_ipxe_unix_ms) {
-                Some(_) => UefiLoader::Signed,
-                None => UefiLoader::Ipxe,
-            },
+            loader: record.map(loader).unwrap_or_default(),
         }
     }
 
@@ -106,9 +103,41 @@ impl Nodes {
         })
     }
 
+    /// The firmware of a machine fetched shim, and not for the first time, and did not start it. Stored when this returns.
+    pub(crate) fn refused_shim(&self, mac: MacAddr) -> Result<()> {
+        let name = self.ensure(mac)?;
+        self.update(&name, |transition, _| {
+            transition.refused_shim();
+            Ok(())
+        })?;
+        let alarm = self.view(&name).and_then(|view| view.alarm).unwrap_or_default();
+        tracing::warn!(node = name, %mac, "{alarm}");
+        Ok(())
+    }
+
+    /// Shim runs on a machine. Writes only if that is news.
+    pub(crate) fn runs_shim(&self, mac: MacAddr) -> Result<()> {
+        if !self.has_refused(mac, |record| record.refused_shim_unix_ms.is_some()) {
+            return Ok(());
+        }
+        let name = self.ensure(mac)?;
+        self.update(&name, |transition, _| {
+            transition.runs_shim();
+            Ok(())
+        })
+    }
+
+    fn has_refused(&self, mac: MacAddr, what: impl Fn(&NodeRecord) -> bool) -> bool {
+        let inner = self.lock();
+        let entry = inner.by_mac.get(&mac.to_string()).and_then(|name| inner.nodes.get(name));
+        entry.is_some_and(|entry| what(&entry.record))
+    }
+
     /// iPXE runs on a machine. Writes only if that is news.
     pub(crate) fn runs_ipxe(&self, mac: MacAddr) -> Result<()> {
-        if self.hint(mac).loader != UefiLoader::Signed {
+        let refused =
+            |record: &NodeRecord| record.refused_ipxe_unix_ms.or(record.refused_shim_unix_ms).is_some();
+        if !self.has_refused(mac, refused) {
             return Ok(());
         }
         let name = self.ensure(mac)?;
@@ -270,6 +299,15 @@ impl Nodes {
             self.store.commit(batch)?;
         }
         Ok(())
+    }
+}
+
+/// What a machine's UEFI loads by what it has refused.
+fn loader(record: &NodeRecord) -> UefiLoader {
+    match (record.refused_ipxe_unix_ms, record.refused_shim_unix_ms) {
+        (None, _) => UefiLoader::Ipxe,
+        (Some(_), None) => UefiLoader::Signed,
+        (Some(_), Some(_)) => UefiLoader::Nothing,
     }
 }
 

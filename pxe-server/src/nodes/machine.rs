@@ -102,16 +102,40 @@ impl<'a> Transition<'a> {
         }
     }
 
+    /// Its firmware fetched shim and asked again without having started it.
+    pub(crate) fn refused_shim(&mut self) {
+        if self.record.refused_shim_unix_ms.is_none() {
+            self.record.refused_shim_unix_ms = Some(self.now_unix_ms);
+            self.note(
+                Some(Stage::Discover),
+                "its firmware refused shim too, twice: it does not trust Microsoft's third-party UEFI CA",
+            );
+        }
+    }
+
+    /// Shim runs on it.
+    pub(crate) fn runs_shim(&mut self) {
+        if self.record.refused_shim_unix_ms.take().is_some() {
+            self.note(Some(Stage::Discover), "runs shim: its firmware does not refuse it, or not any more");
+        }
+    }
+
     /// iPXE runs on it.
     pub(crate) fn runs_ipxe(&mut self) {
-        if self.record.refused_ipxe_unix_ms.take().is_some() {
+        if self.forget_refusals() {
             self.note(Some(Stage::Discover), "runs iPXE: its firmware does not refuse it, or not any more");
         }
     }
 
+    /// Whether there was one.
+    fn forget_refusals(&mut self) -> bool {
+        let shim = self.record.refused_shim_unix_ms.take();
+        self.record.refused_ipxe_unix_ms.take().or(shim).is_some()
+    }
+
     /// A person wants iPXE tried again. Whether anything changed.
     pub(crate) fn try_ipxe(&mut self, by: &str) -> bool {
-        let changed = self.record.refused_ipxe_unix_ms.take().is_some();
+        let changed = self.forget_refusals();
         if changed {
             self.note(None, format!("iPXE is tried again, ordered by {by}"));
         }

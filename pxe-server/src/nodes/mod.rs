@@ -416,6 +416,7 @@ fn new_record(name: String, mac: MacAddr) -> Result<NodeRecord> {
         firmware: None,
         lockdown: None,
         refused_ipxe_unix_ms: None,
+        refused_shim_unix_ms: None,
         state: NodeState::Seen,
         approved: None,
         held: false,

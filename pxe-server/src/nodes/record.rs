@@ -24,6 +24,9 @@ pub(crate) struct NodeRecord {
     /// When its firmware refused iPXE; from then on it gets what is signed.
     #[serde(default)]
     pub(crate) refused_ipxe_unix_ms: Option<u64>,
+    /// When its firmware refused shim as well; from then on it gets nothing.
+    #[serde(default)]
+    pub(crate) refused_shim_unix_ms: Option<u64>,
     /// Where it is.
     pub(crate) state: NodeState,
     /// Who let it in; `None`: it may not write to its disk.

@@ -6,7 +6,7 @@ use node_api::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::record::{Alarm, HistoryEntry, Installed, NodeState, Outcome, StageTime};
+use super::record::{Alarm, HistoryEntry, Installed, NodeRecord, NodeState, Outcome, StageTime};
 use super::{Entry, Nodes};
 
 /// One node in a list.
@@ -26,7 +26,7 @@ pub(crate) struct NodeView {
     pub(crate) waits_for: Option<String>,
     /// Why it failed; only while its state is `failed`.
     pub(crate) failure: Option<Failure>,
-    /// What others found wrong with it, as a sentence: it gives damaged pieces.
+    /// What a person must look after, as a sentence: it gives damaged pieces, or starts none of our loaders.
     #[serde(default)]
     pub(crate) alarm: Option<String>,
     /// Whether it was let in.
@@ -41,6 +41,9 @@ pub(crate) struct NodeView {
     /// When its firmware refused iPXE, milliseconds since 1970; from then on it gets shim and GRUB.
     #[serde(default)]
     pub(crate) refused_ipxe_unix_ms: Option<u64>,
+    /// When its firmware refused shim, milliseconds since 1970; if it refused iPXE too, it gets nothing from then on.
+    #[serde(default)]
+    pub(crate) refused_shim_unix_ms: Option<u64>,
     /// From SMBIOS.
     pub(crate) identity: Option<Identity>,
     /// Where its agent speaks from.
@@ -131,8 +134,20 @@ impl Nodes {
     }
 }
 
-fn alarm_sentence(alarm: &Alarm) -> String {
-    format!("gave damaged pieces to {}: check its memory and its disk", alarm.witnesses.join(", "))
+fn alarm_sentence(record: &NodeRecord) -> Option<String> {
+    let damaged = |alarm: &Alarm| {
+        format!("gave damaged pieces to {}: check its memory and its disk", alarm.witnesses.join(", "))
+    };
+    let refused = record.refused_shim_unix_ms.map(|_| {
+        let what = if record.refused_ipxe_unix_ms.is_some() { "iPXE and shim" } else { "shim" };
+        format!(
+            "its firmware refuses {what}, so nothing of ours can start there: have its Secure Boot trust Microsoft's \
+             third-party UEFI CA, or turn Secure Boot off; then `pxe-server try-ipxe {}`",
+            record.name
+        )
+    });
+    let all: Vec<String> = record.alarm.as_ref().map(damaged).into_iter().chain(refused).collect();
+    (!all.is_empty()).then(|| all.join("; "))
 }
 
 fn view(entry: &Entry) -> NodeView {
@@ -167,12 +182,13 @@ fn view(entry: &Entry) -> NodeView {
         stage,
         waits_for,
         failure,
-        alarm: record.alarm.as_ref().map(alarm_sentence),
+        alarm: alarm_sentence(record),
         approved: record.approved.is_some(),
         armed: record.armed,
         firmware: record.firmware,
         lockdown: record.lockdown,
         refused_ipxe_unix_ms: record.refused_ipxe_unix_ms,
+        refused_shim_unix_ms: record.refused_shim_unix_ms,
         identity: record.identity.clone(),
         address: live.address.map(|address| address.to_string()),
         last_seen_unix_ms: live.last_seen_unix_ms,

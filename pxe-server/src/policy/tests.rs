@@ -56,7 +56,7 @@ fn seen(number: u32, relay: Option<Ipv4Addr>) -> DhcpSeen {
         vendor_class: None,
         relay,
         address: Ipv4Addr::UNSPECIFIED,
-        refused_ipxe: false,
+        refused: None,
     }
 }
 

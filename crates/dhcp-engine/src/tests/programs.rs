@@ -3,7 +3,7 @@
 use dhcp_wire::{Message, MessageKind, PacketView, code};
 
 use super::{Kind, NOWHERE, World, describe, golden, node, settings};
-use crate::{Architecture, BootNames, Mode, Port, Program, Reason, Settings, UefiLoader};
+use crate::{Architecture, BootNames, Mode, Port, Program, Reason, Refused, Settings, UefiLoader};
 
 #[test]
 fn each_program_is_told_what_it_can_load() {
@@ -135,35 +135,54 @@ fn ipxe_is_never_sent_ipxe_again_whatever_it_says_beside() {
     }
 }
 
-/// What each program is offered, and whether it is said to have refused iPXE.
-fn offered(world: &mut World, kind: Kind) -> (String, bool) {
+/// What each program is offered, and what it is said to have refused.
+fn offered(world: &mut World, kind: Kind) -> (String, Option<Refused>) {
     let (offer, ack) = world.dora(&node(1, kind)).unwrap();
     let file =
         |bytes: &[u8]| String::from_utf8(PacketView::new(bytes).unwrap().boot_file().into_owned()).unwrap();
     assert_eq!(file(&offer.bytes), file(&ack.bytes));
-    (file(&offer.bytes), world.seen.last().unwrap().refused_ipxe)
+    (file(&offer.bytes), world.seen.last().unwrap().refused)
 }
 
 #[test]
 fn firmware_that_asks_again_after_it_fetched_ipxe_gets_what_is_signed() {
-    for loader in [UefiLoader::IpxeFetched, UefiLoader::Signed] {
+    let loaders = [
+        (UefiLoader::IpxeFetched, Some(Refused::Ipxe)),
+        (UefiLoader::Signed, None),
+        (UefiLoader::SignedFetched, Some(Refused::Shim)),
+    ];
+    for (loader, refused) in loaders {
         let mut world = World { loader, ..World::new(10) };
-        let refused = loader == UefiLoader::IpxeFetched;
         assert_eq!(offered(&mut world, Kind::UefiPxe), ("shimx64.efi".into(), refused));
         // Neither PC BIOS nor what runs already has anything to refuse.
-        assert_eq!(offered(&mut world, Kind::BiosRom), ("undionly.kpxe".into(), false));
+        assert_eq!(offered(&mut world, Kind::BiosRom), ("undionly.kpxe".into(), None));
         assert!(offered(&mut world, Kind::IpxeUefi).0.starts_with("http://10.77.0.1/boot.ipxe?"));
-        assert_eq!(offered(&mut world, Kind::System), (String::new(), false));
+        assert_eq!(offered(&mut world, Kind::System), (String::new(), None));
     }
 }
 
 #[test]
 fn firmware_that_refused_ipxe_is_noticed_over_http_and_then_left_to_its_next_entry() {
     let mut world = World { loader: UefiLoader::IpxeFetched, ..World::new(10) };
-    assert_eq!(offered(&mut world, Kind::UefiHttp), (String::new(), true));
+    assert_eq!(offered(&mut world, Kind::UefiHttp), (String::new(), Some(Refused::Ipxe)));
+    world.loader = UefiLoader::SignedFetched;
+    assert_eq!(offered(&mut world, Kind::UefiHttp), (String::new(), Some(Refused::Shim)));
     world.loader = UefiLoader::Signed;
     assert_eq!(world.send(&node(1, Kind::UefiHttp).discover()), None);
     assert_eq!(world.reason, Some(Reason::LeftAlone));
+}
+
+#[test]
+fn firmware_that_starts_neither_ipxe_nor_shim_goes_on_to_its_next_boot_device() {
+    let mut world = World { loader: UefiLoader::Nothing, ..World::new(10) };
+    for kind in [Kind::UefiPxe, Kind::UefiHttp] {
+        assert_eq!(world.send(&node(1, kind).discover()), None);
+        assert_eq!(world.reason, Some(Reason::LeftAlone));
+    }
+    // Its system gets its address, and PC BIOS, or an iPXE on a stick, what they always get.
+    assert_eq!(offered(&mut world, Kind::System), (String::new(), None));
+    assert_eq!(offered(&mut world, Kind::BiosRom).0, "undionly.kpxe");
+    assert!(offered(&mut world, Kind::IpxeUefi).0.starts_with("http://10.77.0.1/boot.ipxe?"));
 }
 
 #[test]

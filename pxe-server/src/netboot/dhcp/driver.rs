@@ -359,9 +359,9 @@ fn number(ticks: u64) -> u32 {
 }
 
 fn tell(seen: &Seen, action: &Action) {
-    let Seen { mac, program, uuid, vendor_class, relay, address, refused_ipxe } = seen;
-    if *refused_ipxe {
-        debug!(node = %mac, "asks again after it fetched iPXE");
+    let Seen { mac, program, uuid, vendor_class, relay, address, refused } = seen;
+    if let Some(refused) = refused {
+        debug!(node = %mac, ?refused, "asks again after it fetched that");
     }
     debug!(node = %mac, ?uuid, ?vendor_class, ?relay, "DHCP packet answered");
     match (action, program) {

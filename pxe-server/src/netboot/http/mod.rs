@@ -42,10 +42,10 @@ use self::peers::Choice;
 use self::ranges::{Content, answer, wanted_range};
 use self::script::SCRIPT_PATH;
 use self::scripts::Told;
-use super::boot_files::{BootPrograms, is_uefi_ipxe};
+use super::boot_files::{BootPrograms, first_loader};
 use super::menu_files::MenuFiles;
 use super::node_files::NodeFiles;
-use super::policy::{Asks, BootPolicy, BootRequest, Loader};
+use super::policy::{Asks, BootPolicy, BootRequest, FirstLoader, Loader};
 
 pub(crate) use self::digest::{REALM, md5_hex};
 pub(super) use self::objects::{BootObject, Objects};
@@ -393,8 +393,9 @@ async fn boot_program(
         return answer(&method, &headers, &content, |_| Body::empty());
     }
     shared.counters.files.fetch_add(1, Ordering::Relaxed);
-    if is_uefi_ipxe(&name) {
-        shared.policy.saw_ipxe_fetched(ipv4(peer));
+    // Shim is offered to nobody over HTTP.
+    if let Some(what @ FirstLoader::Ipxe) = first_loader(&name) {
+        shared.policy.saw_fetched(ipv4(peer), what);
     }
     answer(&method, &headers, &content, Body::from)
 }

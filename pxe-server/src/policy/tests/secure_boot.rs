@@ -24,7 +24,11 @@ impl Policy {
             vendor_class: None,
             relay: None,
             address: ADDRESS,
-            refused_ipxe: firmware && loader == UefiLoader::IpxeFetched,
+            refused: match loader {
+                UefiLoader::IpxeFetched if firmware => Some(Refused::Ipxe),
+                UefiLoader::SignedFetched if firmware => Some(Refused::Shim),
+                _ => None,
+            },
         });
         loader
     }
@@ -32,9 +36,27 @@ impl Policy {
     /// Two boots of a machine that fetches iPXE and refuses to start it.
     fn sees_a_refusal(&self) {
         assert_eq!(self.hears(Program::PxeRom(X64)), UefiLoader::Ipxe);
-        self.saw_ipxe_fetched(ADDRESS);
+        self.fetches(FirstLoader::Ipxe);
         assert_eq!(self.hears(Program::PxeRom(X64)), UefiLoader::IpxeFetched);
         assert_eq!(self.hears(Program::PxeRom(X64)), UefiLoader::Signed);
+    }
+
+    fn fetches(&self, what: FirstLoader) {
+        self.saw_fetched(ADDRESS, what);
+    }
+
+    /// And two more in which it refuses shim.
+    fn sees_a_refusal_of_shim_too(&self) {
+        self.sees_a_refusal();
+        for _ in 0..2 {
+            self.fetches(FirstLoader::Shim);
+            assert_eq!(self.hears(Program::PxeRom(X64)), UefiLoader::SignedFetched);
+        }
+        assert_eq!(self.hears(Program::PxeRom(X64)), UefiLoader::Nothing);
+    }
+
+    fn alarm(&self) -> Option<String> {
+        self.nodes.view(&self.nodes.names()[0]).unwrap().alarm
     }
 }
 
@@ -57,7 +79,7 @@ fn machine_on_which_ipxe_speaks_goes_on_getting_it() {
     let (policy, ..) = policy("");
     for _ in 0..3 {
         assert_eq!(policy.hears(Program::PxeRom(X64)), UefiLoader::Ipxe);
-        policy.saw_ipxe_fetched(ADDRESS);
+        policy.fetches(FirstLoader::Ipxe);
         policy.hears(Program::Ipxe);
         policy.hears(Program::System);
     }
@@ -65,7 +87,7 @@ fn machine_on_which_ipxe_speaks_goes_on_getting_it() {
     policy.hears(Program::Ipxe);
     assert_eq!(policy.hears(Program::UefiHttp(X64)), UefiLoader::Ipxe);
     // A machine that goes on to HTTP boot in the same boot has refused it as well.
-    policy.saw_ipxe_fetched(ADDRESS);
+    policy.fetches(FirstLoader::Ipxe);
     assert_eq!(policy.hears(Program::UefiHttp(X64)), UefiLoader::IpxeFetched);
     assert_eq!(policy.hears(Program::PxeRom(X64)), UefiLoader::Signed);
 }
@@ -91,11 +113,62 @@ fn site_has_the_last_word() {
     found.sees_a_refusal();
     let never = "[[node]]\nmac = '52:54:00:00:00:01'\nname = 'n1'\nsecure_boot = false\n";
     let (never, _folder) = start_again(&store, never);
-    never.saw_ipxe_fetched(ADDRESS);
+    never.fetches(FirstLoader::Ipxe);
     assert_eq!(never.hears(Program::PxeRom(X64)), UefiLoader::Ipxe);
     let site = "[group.locked]\nmatch = { mac = '52:54:00:*' }\nsecure_boot = true\n[default]\nsecure_boot = false\n";
     let (always, ..) = policy(site);
     assert_eq!(always.hears(Program::PxeRom(X64)), UefiLoader::Signed);
     assert_eq!(always.hint(MacAddr([2, 0, 0, 0, 0, 2])).loader, UefiLoader::Ipxe);
     assert!(!always.hint(MAC).left_alone && always.site.get().menus.is_empty(), "no menu is meant by that");
+}
+
+#[test]
+fn machine_that_refuses_shim_too_is_named_with_the_remedy_and_offered_nothing_more() {
+    let (first, store, _folder) = policy("");
+    first.sees_a_refusal_of_shim_too();
+    let name = first.nodes.names().remove(0);
+    let alarm = first.alarm().unwrap();
+    assert!(alarm.contains("refuses iPXE and shim") && alarm.contains("third-party UEFI CA"), "{alarm}");
+    assert!(alarm.contains(&format!("pxe-server try-ipxe {name}")), "{alarm}");
+    let (again, _folder) = start_again(&store, "");
+    assert_eq!(again.hears(Program::PxeRom(X64)), UefiLoader::Nothing);
+    assert_eq!(again.alarm(), Some(alarm));
+    // A person has turned Secure Boot off and says so.
+    again.nodes.try_ipxe(std::slice::from_ref(&name), "somebody").unwrap();
+    assert_eq!((again.hears(Program::PxeRom(X64)), again.alarm()), (UefiLoader::Ipxe, None));
+    // Or has not, and the walk begins anew.
+    again.sees_a_refusal_of_shim_too();
+    // iPXE from a stick shows that it was turned off.
+    again.hears(Program::Ipxe);
+    assert_eq!((again.hears(Program::PxeRom(X64)), again.alarm()), (UefiLoader::Ipxe, None));
+}
+
+#[test]
+fn machine_that_was_switched_off_once_between_shim_and_grub_goes_on_getting_them() {
+    let (policy, ..) = policy("");
+    policy.sees_a_refusal();
+    for _ in 0..3 {
+        policy.fetches(FirstLoader::Shim);
+        assert_eq!(policy.hears(Program::PxeRom(X64)), UefiLoader::SignedFetched);
+        policy.fetches(FirstLoader::Shim);
+        policy.saw_shim_run(ADDRESS);
+        assert_eq!(policy.hears(Program::PxeRom(X64)), UefiLoader::Signed);
+    }
+    assert_eq!(policy.alarm(), None);
+}
+
+#[test]
+fn site_that_wants_shim_goes_on_giving_it_and_is_told_that_it_is_refused() {
+    let (policy, ..) = policy("[default]\nsecure_boot = true\n");
+    assert_eq!(policy.hears(Program::PxeRom(X64)), UefiLoader::Signed);
+    for _ in 0..2 {
+        policy.fetches(FirstLoader::Shim);
+        assert_eq!(policy.hears(Program::PxeRom(X64)), UefiLoader::SignedFetched);
+    }
+    assert_eq!(policy.hears(Program::PxeRom(X64)), UefiLoader::Signed);
+    assert!(policy.alarm().unwrap().contains("refuses shim, "));
+    // Its CA is trusted now.
+    policy.fetches(FirstLoader::Shim);
+    policy.saw_shim_run(ADDRESS);
+    assert_eq!(policy.alarm(), None);
 }
