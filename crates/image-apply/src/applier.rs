@@ -1,5 +1,6 @@
-//! Skeleton -> frames in any order, from any number of threads -> owners, modes, times.
+//! Skeleton -> frames in any order, from any number of threads -> links, and what a directory has of its own.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -8,27 +9,42 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use image_format::{EntryIndex, Extent, FrameError, FrameIndex, Toc, decompress_frame};
-use rustix::fs::OFlags;
 
-use crate::beneath;
+use crate::beneath::{self, Parents};
 use crate::finish;
+use crate::flush::Flusher;
+use crate::reuse::{self, Reused, Source};
 use crate::skeleton::{self, Skeleton};
+use crate::write;
 
 /// Writes one image beneath one directory.
 ///
 /// ```text
 /// begin -- skeleton made --> write_frame ... write_frame -- all frames written --> finish -> AppliedTree
 /// ```
+/// The skeleton is every directory and all that has no data. A file whose data lies in one frame, as nearly all do, is
+/// made, written and given its owner, mode and times when that frame comes, and not opened again.
+///
 /// Memory: one uncompressed frame (at most 16 MiB) per thread that is in [`Applier::write_frame`].
 #[derive(Debug)]
 pub struct Applier {
     root: OwnedFd,
     toc: Arc<Toc>,
     skeleton: Skeleton,
-    written: Vec<AtomicBool>,
+    /// Files that were moved into their place from elsewhere, complete.
+    placed: HashSet<EntryIndex>,
+    frames: Vec<FrameState>,
     bytes: AtomicU64,
     /// Uncompressed frames that nobody uses at the moment; as many as threads ever were in at once.
     buffers: Mutex<Vec<Vec<u8>>>,
+    flusher: Flusher,
+}
+
+#[derive(Debug)]
+struct FrameState {
+    /// Writing it was begun, so files of it may be there.
+    begun: AtomicBool,
+    written: AtomicBool,
 }
 
 /// A tree that is complete, with every owner, mode and time, and handed to the disk.
@@ -123,9 +139,31 @@ impl Applier {
     /// # Errors
     /// See [`ApplyError`].
     pub fn begin_at(root: OwnedFd, toc: Arc<Toc>) -> Result<Self, ApplyError> {
-        let skeleton = skeleton::make(root.as_fd(), &toc)?;
-        let written = toc.frames().iter().map(|_| AtomicBool::new(false)).collect();
-        Ok(Self { root, toc, skeleton, written, bytes: AtomicU64::new(0), buffers: Mutex::default() })
+        Ok(Self::begin_reusing(root, toc, &[])?.0)
+    }
+
+    /// As [`Applier::begin_at`], but files whose contents a source has are taken from there. Frames that nothing else
+    /// is needed of count as written; [`Applier::unwritten`] are the others.
+    ///
+    /// # Errors
+    /// See [`ApplyError`].
+    pub fn begin_reusing(
+        root: OwnedFd,
+        toc: Arc<Toc>,
+        sources: &[Source<'_>],
+    ) -> Result<(Self, Reused), ApplyError> {
+        let skeleton = skeleton::make_directories(root.as_fd(), &toc)?;
+        let (placed, reused) = reuse::place(root.as_fd(), &toc, sources)?;
+        skeleton::make_others(root.as_fd(), &toc, &skeleton, &placed)?;
+        let is_needed = |index| toc.frame_extents(index).iter().any(|extent| !placed.contains(&extent.entry));
+        let state = |index| {
+            let written = !placed.is_empty() && !is_needed(index);
+            FrameState { begun: AtomicBool::new(false), written: AtomicBool::new(written) }
+        };
+        let frames = toc.frame_indices().map(state).collect();
+        let flusher = Flusher::start(root.as_fd()).map_err(ApplyError::Root)?;
+        let (bytes, buffers) = (AtomicU64::new(0), Mutex::default());
+        Ok((Self { root, toc, skeleton, placed, frames, bytes, buffers, flusher }, reused))
     }
 
     /// Checks a frame and writes the data in it. Writing one twice is harmless.
@@ -133,21 +171,26 @@ impl Applier {
     /// # Errors
     /// See [`ApplyError`]; after [`ApplyError::Frame`] nothing was written and the right bytes can still come.
     pub fn write_frame(&self, index: FrameIndex, compressed: &[u8]) -> Result<(), ApplyError> {
-        let frame = self.toc.frame(index).ok_or(ApplyError::UnknownFrame(index.get()))?;
+        let unknown = || ApplyError::UnknownFrame(index.get());
+        let frame = self.toc.frame(index).ok_or_else(unknown)?;
+        let state = self.frames.get(index.get() as usize).ok_or_else(unknown)?;
         let mut raw = self.take_buffer();
         decompress_frame(frame, compressed, &mut raw)
             .map_err(|source| ApplyError::Frame { frame: index.get(), source })?;
+        let again = state.begun.swap(true, Ordering::AcqRel);
         let extents = self.toc.frame_extents(index);
-        for extent in extents {
-            self.write_extent(extent, &raw)
-                .map_err(|source| ApplyError::entry(&self.toc, extent.entry, Doing::Writing, source))?;
+        let mut parents = Parents::new(self.root.as_fd(), &self.toc);
+        for of_one_file in extents.chunk_by(|a, b| a.entry == b.entry) {
+            if of_one_file.first().is_some_and(|extent| self.placed.contains(&extent.entry)) {
+                continue;
+            }
+            self.write_file(&mut parents, of_one_file, &raw, again)?;
         }
         self.return_buffer(raw);
-        let was_written =
-            self.written.get(index.get() as usize).map(|written| written.swap(true, Ordering::AcqRel));
-        if was_written == Some(false) {
+        if !state.written.swap(true, Ordering::AcqRel) {
             let bytes = extents.iter().map(|extent| u64::from(extent.len)).sum();
             self.bytes.fetch_add(bytes, Ordering::Relaxed);
+            self.flusher.wrote(bytes);
         }
         Ok(())
     }
@@ -155,7 +198,13 @@ impl Applier {
     /// Whether a frame was written.
     #[must_use]
     pub fn is_written(&self, index: FrameIndex) -> bool {
-        self.written.get(index.get() as usize).is_some_and(|written| written.load(Ordering::Acquire))
+        self.frames.get(index.get() as usize).is_some_and(|state| state.written.load(Ordering::Acquire))
+    }
+
+    /// The frames that [`Applier::finish`] still needs.
+    #[must_use]
+    pub fn unwritten(&self) -> Vec<FrameIndex> {
+        self.toc.frame_indices().filter(|&index| !self.is_written(index)).collect()
     }
 
     /// Bytes of file data written so far.
@@ -164,37 +213,45 @@ impl Applier {
         self.bytes.load(Ordering::Relaxed)
     }
 
-    /// Sets owners, modes, extended attributes, times and flags, and hands everything to the disk.
+    /// Makes hard links, sets what is not set yet, and hands everything to the disk.
     ///
     /// # Errors
     /// [`ApplyError::Missing`] while a frame is not written; else see [`ApplyError`].
     pub fn finish(self) -> Result<AppliedTree, ApplyError> {
-        let missing: Vec<_> = self.toc.frame_indices().filter(|&index| !self.is_written(index)).collect();
+        let missing = self.unwritten();
         if let Some(first) = missing.first() {
             return Err(ApplyError::Missing { missing: missing.len(), first: first.get() });
         }
-        finish::set_all(self.root.as_fd(), &self.toc, &self.skeleton)?;
+        finish::set_all(self.root.as_fd(), &self.toc, &self.skeleton, &self.placed)?;
+        self.flusher.stop().map_err(ApplyError::Sync)?;
         rustix::fs::syncfs(&self.root).map_err(|error| ApplyError::Sync(error.into()))?;
         Ok(AppliedTree { entries: self.toc.entries().len() as u64, bytes: self.bytes.into_inner() })
     }
 
-    fn write_extent(&self, extent: &Extent, raw: &[u8]) -> io::Result<()> {
-        let from = extent.frame_offset as usize;
-        let mut data = raw.get(from..from + extent.len as usize).unwrap_or_default();
-        let file = beneath::open(self.root.as_fd(), &self.toc.path(extent.entry), OFlags::WRONLY)?;
-        let mut offset = extent.file_offset;
-        while !data.is_empty() {
-            match rustix::io::pwrite(&file, data, offset) {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(count) => {
-                    data = data.get(count..).unwrap_or_default();
-                    offset += count as u64;
-                }
-                Err(rustix::io::Errno::INTR) => {}
-                Err(error) => return Err(error.into()),
-            }
+    /// Writes what one frame has of one file.
+    fn write_file(
+        &self,
+        parents: &mut Parents<'_>,
+        extents: &[Extent],
+        raw: &[u8],
+        again: bool,
+    ) -> Result<(), ApplyError> {
+        let Some(index) = extents.first().map(|extent| extent.entry) else { return Ok(()) };
+        let failed = |doing| move |source| ApplyError::entry(&self.toc, index, doing, source);
+        let entry =
+            self.toc.entry(index).ok_or_else(|| failed(Doing::Creating)(io::ErrorKind::NotFound.into()))?;
+        let parent = parents.of(entry).map_err(failed(Doing::Creating))?;
+        let name = self.toc.name(entry);
+        if write::spans_frames(&self.toc, entry) {
+            let file = write::open(parent, name).map_err(failed(Doing::Creating))?;
+            return write::extents(&file, extents, raw).map_err(failed(Doing::Writing));
         }
-        Ok(())
+        let file = write::create(parent, name, entry, again).map_err(failed(Doing::Creating))?;
+        write::extents(&file, extents, raw).map_err(failed(Doing::Writing))?;
+        if self.skeleton.is_plain(&self.toc, index, entry) {
+            return Ok(());
+        }
+        finish::set_opened(&file, &entry.metadata, self.toc.xattrs(entry)).map_err(failed(Doing::Finishing))
     }
 
     fn take_buffer(&self) -> Vec<u8> {

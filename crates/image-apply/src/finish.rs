@@ -1,111 +1,123 @@
-//! Owners, modes, extended attributes, times and flags: after all data, directories after what is in them.
+//! Owners, modes, extended attributes and times of one inode; and what can be done only when all data is there.
 //!
 //! The order on one inode matters: chown(2) clears setuid bits and capabilities, so the mode comes behind it and the
-//! attributes behind the mode; every change touches times, so they come next; an immutable inode takes no change at
-//! all, so flags come last.
+//! attributes behind the mode; every change touches times, so they come next. An immutable inode takes no change and no
+//! further name at all, so flags come last of everything.
 
+use std::collections::HashSet;
 use std::io;
-use std::num::NonZero;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use image_format::{Entry, EntryIndex, EntryKind, FILE_FLAGS_KEPT, Metadata, Toc, Xattr};
 use rustix::fs::{AtFlags, Gid, IFlags, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT, Uid, XattrFlags};
 
 use crate::applier::{ApplyError, Doing};
-use crate::beneath::{self, Parents};
+use crate::beneath;
 use crate::inode::proc_path;
+use crate::parallel::for_each_entry;
 use crate::skeleton::Skeleton;
+use crate::write;
 
-/// More threads only queue at the journal.
-const THREADS_MAX: usize = 4;
-/// Entries that a thread takes at once: neighbours share their directory.
-const ENTRIES_AT_ONCE: usize = 256;
-
-/// Sets everything beneath `root`.
-pub(crate) fn set_all(root: BorrowedFd<'_>, toc: &Toc, skeleton: &Skeleton) -> Result<(), ApplyError> {
-    let entries: Vec<(EntryIndex, &Entry)> = toc.entries().collect();
-    let next = AtomicUsize::new(0);
-    let work = || -> Result<(), ApplyError> {
-        let mut parents = Parents::new(root, toc);
-        loop {
-            let from = next.fetch_add(ENTRIES_AT_ONCE, Ordering::Relaxed);
-            let until = entries.len().min(from.saturating_add(ENTRIES_AT_ONCE));
-            let Some(batch) = entries.get(from..until).filter(|batch| !batch.is_empty()) else {
-                return Ok(());
+/// Makes hard links and sets what was not set yet: files of several frames, directories, flags.
+pub(crate) fn set_all(
+    root: BorrowedFd<'_>,
+    toc: &Toc,
+    skeleton: &Skeleton,
+    placed: &HashSet<EntryIndex>,
+) -> Result<(), ApplyError> {
+    let failed = |index, doing| move |source| ApplyError::entry(toc, index, doing, source);
+    for_each_entry(root, toc, &|parents, index, entry| match entry.kind {
+        EntryKind::HardLink { to } => parents
+            .of(entry)
+            .and_then(|parent| make_hard_link(root, parent, toc, toc.name(entry), to))
+            .map_err(failed(index, Doing::Creating)),
+        EntryKind::File { .. }
+            if write::spans_frames(toc, entry)
+                && !placed.contains(&index)
+                && !skeleton.is_plain(toc, index, entry) =>
+        {
+            let set = |parent| {
+                set_opened(&open_again(parent, toc.name(entry))?, &entry.metadata, toc.xattrs(entry))
             };
-            for &(index, entry) in batch {
-                if entry.kind != EntryKind::Directory && !skeleton.is_plain(toc, index, entry) {
-                    set(&mut parents, toc, index, entry)?;
-                }
-            }
+            parents.of(entry).and_then(set).map_err(failed(index, Doing::Finishing))
         }
-    };
-    let threads = std::thread::available_parallelism().map_or(1, NonZero::get).min(THREADS_MAX);
-    std::thread::scope(|scope| {
-        let handles: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
-        handles.into_iter().try_for_each(|handle| match handle.join() {
-            Ok(result) => result,
-            Err(panic) => std::panic::resume_unwind(panic),
-        })
+        _ => Ok(()),
     })?;
-    let mut parents = Parents::new(root, toc);
-    for &(index, entry) in entries.iter().rev() {
-        if entry.kind == EntryKind::Directory && !skeleton.is_plain(toc, index, entry) {
-            set(&mut parents, toc, index, entry)?;
+    // Nothing is made from here on, so directories keep the times that they are given, in any order.
+    for_each_entry(root, toc, &|parents, index, entry| {
+        let is_directory = entry.kind == EntryKind::Directory;
+        if !(is_directory || entry.metadata.flags != 0) || skeleton.is_plain(toc, index, entry) {
+            return Ok(());
         }
-    }
-    Ok(())
-}
-
-fn set(parents: &mut Parents<'_>, toc: &Toc, index: EntryIndex, entry: &Entry) -> Result<(), ApplyError> {
-    let set = |parent: BorrowedFd<'_>| {
         let name = if index == EntryIndex::ROOT { &[] } else { toc.name(entry) };
-        match entry.kind {
-            EntryKind::HardLink { .. } => Ok(()),
-            EntryKind::Directory => {
-                set_opened(&beneath::open_directory(parent, name)?, &entry.metadata, toc.xattrs(entry))
+        let set = |parent| -> io::Result<()> {
+            if is_directory {
+                let directory = beneath::open_directory(parent, name)?;
+                set_opened(&directory, &entry.metadata, toc.xattrs(entry))?;
+                set_flags(&directory, &entry.metadata)
+            } else {
+                set_flags(&open_again(parent, name)?, &entry.metadata)
             }
-            EntryKind::File { .. } => {
-                let file = beneath::open(parent, name, OFlags::RDONLY | OFlags::NONBLOCK)?;
-                set_opened(&file, &entry.metadata, toc.xattrs(entry))
-            }
-            _ => set_named(parent, name, entry, toc.xattrs(entry)),
-        }
-    };
-    parents.of(entry).and_then(set).map_err(|source| ApplyError::entry(toc, index, Doing::Finishing, source))
+        };
+        parents.of(entry).and_then(set).map_err(failed(index, Doing::Finishing))
+    })
 }
 
-/// Files and directories, by descriptor.
-fn set_opened(fd: &OwnedFd, metadata: &Metadata, xattrs: &[Xattr]) -> io::Result<()> {
+fn open_again(parent: BorrowedFd<'_>, name: &[u8]) -> io::Result<OwnedFd> {
+    beneath::open(parent, name, OFlags::RDONLY | OFlags::NONBLOCK)
+}
+
+/// Files and directories, by descriptor; flags excepted.
+pub(crate) fn set_opened(fd: &OwnedFd, metadata: &Metadata, xattrs: &[Xattr]) -> io::Result<()> {
     rustix::fs::fchown(fd, Some(Uid::from_raw(metadata.uid)), Some(Gid::from_raw(metadata.gid)))?;
     rustix::fs::fchmod(fd, Mode::from_raw_mode(metadata.mode))?;
     for xattr in xattrs {
         rustix::fs::fsetxattr(fd, xattr.name.as_slice(), &xattr.value, XattrFlags::empty())?;
     }
-    rustix::fs::futimens(fd, &times(metadata))?;
-    if metadata.flags != 0 {
-        let kept = IFlags::from_bits_retain(FILE_FLAGS_KEPT);
-        let flags =
-            rustix::fs::ioctl_getflags(fd)?.difference(kept) | IFlags::from_bits_retain(metadata.flags);
-        rustix::fs::ioctl_setflags(fd, flags)?;
+    Ok(rustix::fs::futimens(fd, &times(metadata))?)
+}
+
+fn set_flags(fd: &OwnedFd, metadata: &Metadata) -> io::Result<()> {
+    if metadata.flags == 0 {
+        return Ok(());
     }
-    Ok(())
+    let kept = IFlags::from_bits_retain(FILE_FLAGS_KEPT);
+    let flags = rustix::fs::ioctl_getflags(fd)?.difference(kept) | IFlags::from_bits_retain(metadata.flags);
+    Ok(rustix::fs::ioctl_setflags(fd, flags)?)
 }
 
 /// What must not be opened: links, devices, pipes, sockets. `parent` is beneath the root and `name` one component.
-fn set_named(parent: BorrowedFd<'_>, name: &[u8], entry: &Entry, xattrs: &[Xattr]) -> io::Result<()> {
+pub(crate) fn set_named(
+    parent: BorrowedFd<'_>,
+    name: &[u8],
+    entry: &Entry,
+    xattrs: &[Xattr],
+) -> io::Result<()> {
     let metadata = &entry.metadata;
     let (uid, gid) = (Uid::from_raw(metadata.uid), Gid::from_raw(metadata.gid));
     rustix::fs::chownat(parent, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
     if entry.kind != EntryKind::Symlink {
         rustix::fs::chmodat(parent, name, Mode::from_raw_mode(metadata.mode), AtFlags::empty())?;
     }
-    let path = proc_path(parent.as_fd(), name);
-    for xattr in xattrs {
-        rustix::fs::lsetxattr(path.as_slice(), xattr.name.as_slice(), &xattr.value, XattrFlags::empty())?;
+    if !xattrs.is_empty() {
+        let path = proc_path(parent.as_fd(), name);
+        for xattr in xattrs {
+            rustix::fs::lsetxattr(path.as_slice(), xattr.name.as_slice(), &xattr.value, XattrFlags::empty())?;
+        }
     }
     Ok(rustix::fs::utimensat(parent, name, &times(metadata), AtFlags::SYMLINK_NOFOLLOW)?)
+}
+
+fn make_hard_link(
+    root: BorrowedFd<'_>,
+    parent: BorrowedFd<'_>,
+    toc: &Toc,
+    name: &[u8],
+    to: EntryIndex,
+) -> io::Result<()> {
+    let target = toc.entry(to).ok_or(io::ErrorKind::NotFound)?;
+    let directory = beneath::open_directory(root, &toc.path(target.parent()))?;
+    Ok(rustix::fs::linkat(directory, toc.name(target), parent, name, AtFlags::empty())?)
 }
 
 fn times(metadata: &Metadata) -> Timestamps {

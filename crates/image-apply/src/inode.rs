@@ -147,6 +147,15 @@ fn read_xattrs(directory: BorrowedFd<'_>, name: &[u8], fd: Option<&OwnedFd>) -> 
     Ok(xattrs)
 }
 
+/// The names of the extended attributes of a file or directory.
+pub(crate) fn xattr_names(fd: &OwnedFd) -> io::Result<Vec<Vec<u8>>> {
+    let list = match sized(|buffer| rustix::fs::flistxattr(fd, buffer)) {
+        Err(Errno::OPNOTSUPP) => return Ok(Vec::new()),
+        list => list?,
+    };
+    Ok(list.split(|&byte| byte == 0).filter(|name| !name.is_empty()).map(<[u8]>::to_vec).collect())
+}
+
 /// Calls with a small buffer first and with the largest possible if that is too small.
 fn sized(mut call: impl FnMut(&mut [u8]) -> rustix::io::Result<usize>) -> rustix::io::Result<Vec<u8>> {
     let mut buffer = vec![0; XATTR_BYTES_USUAL];

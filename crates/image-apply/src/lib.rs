@@ -9,12 +9,17 @@
 mod applier;
 mod beneath;
 mod finish;
+mod flush;
 mod inode;
+mod parallel;
+mod reuse;
 mod skeleton;
 mod verify;
+mod write;
 
 pub use applier::{AppliedTree, Applier, ApplyError};
 pub use inode::{FileType, Inode, read_inode};
+pub use reuse::{Reused, Source, remove_aside, set_aside, staged_name};
 pub use verify::{VerifyError, VerifyReport, verify_tree, verify_tree_at};
 
 pub use beneath::{is_plain_file_system, open_directory, open_file, open_root};

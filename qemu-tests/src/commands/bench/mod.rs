@@ -1,5 +1,6 @@
 //! `qemu-tests bench`: one benchmark, as a table for people or one JSON object for programs.
 
+mod apply;
 mod boot_bed;
 mod deploy;
 mod dhcp;
@@ -21,6 +22,10 @@ use anyhow::{Result, bail};
 use clap::Args;
 
 const BENCHMARKS: &[(&str, &str)] = &[
+    (
+        "apply",
+        "from a local image to a synced file system: ours, zstd | tar, unsquashfs, partclone; limits of processors and disk",
+    ),
     (
         "deploy",
         "two machines of different kinds, from power to two running servers: time per stage, bytes by source",
@@ -82,6 +87,7 @@ pub(crate) async fn run(arguments: BenchArguments) -> Result<ExitCode> {
     let choice = swarm::Choice { quick, json, only, cases, runs };
     match name.as_str() {
         "list" => BENCHMARKS.iter().for_each(|(name, what)| println!("{name:<10} {what}")),
+        "apply" => tokio::task::block_in_place(|| apply::apply(&choice))?,
         "deploy" if quick => deploy::deploy_quick(json).await?,
         "deploy" => deploy::deploy(json).await?,
         "dhcp" => tokio::task::block_in_place(|| dhcp::dhcp(&choice))?,
