@@ -16,8 +16,8 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use clap::Args;
 use image_format::{
-    CONTAINER_BYTES, Hash, NodeKind, PackedFrame, TOC_LEVEL, TarLayout, Tree, encode_front, encode_toc,
-    plan_toc_space,
+    CONTAINER_BYTES, Delta, Hash, NodeKind, PackedFrame, TOC_LEVEL, TarLayout, Tree, encode_front,
+    encode_toc, plan_toc_space,
 };
 
 pub(crate) use outputs::hash_pieces;
@@ -63,6 +63,25 @@ struct Packed {
 
 /// Makes the image and all its companions, or nothing.
 pub(crate) fn build(tree: &Tree, contents: &dyn Contents, options: &BuildOptions) -> Result<()> {
+    build_any(tree, contents, options, None)
+}
+
+/// As [`build`], for the tree of a delta image.
+pub(crate) fn build_delta(
+    tree: &Tree,
+    contents: &dyn Contents,
+    options: &BuildOptions,
+    delta: Delta,
+) -> Result<()> {
+    build_any(tree, contents, options, Some(delta))
+}
+
+fn build_any(
+    tree: &Tree,
+    contents: &dyn Contents,
+    options: &BuildOptions,
+    delta: Option<Delta>,
+) -> Result<()> {
     let name = image_name(options)?;
     let key = options.sign.as_deref().map(keys::read_secret_key).transpose()?;
     let facts = facts::find(tree, contents)?;
@@ -88,7 +107,8 @@ pub(crate) fn build(tree: &Tree, contents: &dyn Contents, options: &BuildOptions
         let compressed = compress_toc(&toc)?;
         if let Some(front) = encode_front(&toc, &compressed, space) {
             packed.file.file().write_all_at(&front, 0).context("writing the image")?;
-            let image = outputs::Image { tree, name, facts, toc: &toc, toc_len: compressed.len() as u64 };
+            let image =
+                outputs::Image { tree, name, facts, delta, toc: &toc, toc_len: compressed.len() as u64 };
             return outputs::finish(&image, packed.file, packed.end, &options.output, key.as_ref());
         }
         // Never seen: hashes or frames took more than planned. The data has to begin further behind.

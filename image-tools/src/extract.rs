@@ -4,11 +4,12 @@ use std::num::NonZero;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use clap::Args;
 use image_apply::{Applier, verify_tree};
+use image_format::FrameIndex;
 
 use crate::image_file::ImageFile;
 use crate::pending::directory_of;
@@ -110,12 +111,13 @@ impl Place {
     }
 }
 
-fn write_tree(image: &ImageFile, directory: &Path, read_back: bool) -> Result<()> {
-    let applier = Applier::begin(directory, Arc::clone(&image.toc))?;
-    let bar = progress::bytes("extracting", image.len);
-    let next = AtomicU32::new(0);
+/// Writes these frames with all processors.
+pub(crate) fn write_frames(applier: &Applier, image: &ImageFile, frames: &[FrameIndex]) -> Result<()> {
+    let bytes = |index: &FrameIndex| image.toc.frame(*index).map_or(0, |frame| u64::from(frame.len));
+    let bar = progress::bytes("extracting", frames.iter().map(bytes).sum());
+    let next = AtomicUsize::new(0);
     let work = || -> Result<()> {
-        while let Some(index) = image.toc.frame_index(next.fetch_add(1, Ordering::Relaxed)) {
+        while let Some(&index) = frames.get(next.fetch_add(1, Ordering::Relaxed)) {
             let Some(frame) = image.toc.frame(index) else { bail!("frame {} is not there", index.get()) };
             applier.write_frame(index, &image.read_frame(frame)?)?;
             bar.inc(u64::from(frame.len));
@@ -130,6 +132,12 @@ fn write_tree(image: &ImageFile, directory: &Path, read_back: bool) -> Result<()
         })
     })?;
     bar.finish_and_clear();
+    Ok(())
+}
+
+fn write_tree(image: &ImageFile, directory: &Path, read_back: bool) -> Result<()> {
+    let applier = Applier::begin(directory, Arc::clone(&image.toc))?;
+    write_frames(&applier, image, &applier.unwritten())?;
     let tree = applier.finish()?;
     if read_back {
         let bar = progress::bytes("reading back", tree.bytes);

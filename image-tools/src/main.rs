@@ -7,6 +7,7 @@ mod boot;
 mod build;
 mod capture;
 mod contents;
+mod delta;
 mod exclude;
 mod extract;
 mod facts;
@@ -21,6 +22,7 @@ mod pending;
 mod progress;
 mod sources;
 mod text;
+mod update;
 mod verify;
 
 use std::process::ExitCode;
@@ -50,6 +52,10 @@ enum Command {
     Verify(verify::VerifyArguments),
     /// Write an image's tree into a directory.
     Extract(extract::ExtractArguments),
+    /// Make a delta image: what a node that has one image needs to get another.
+    Delta(delta::DeltaArguments),
+    /// Turn a tree of one image into a tree of another by a delta image.
+    Update(update::UpdateArguments),
     /// Pull an image, or any file, out of a swarm.
     Fetch(Box<fetch::FetchArguments>),
     /// Make a key pair for signing images (minisign format).
@@ -73,6 +79,8 @@ fn main() -> ExitCode {
         Command::Ls(arguments) => list::run(&arguments),
         Command::Verify(arguments) => verify::run(&arguments),
         Command::Extract(arguments) => extract::run(&arguments),
+        Command::Delta(arguments) => delta::run(&arguments),
+        Command::Update(arguments) => update::run(&arguments),
         Command::Fetch(arguments) => fetch::run(&arguments),
         Command::Keygen(arguments) => keys::keygen(&arguments),
         Command::Sign(arguments) => keys::sign(&arguments),

@@ -12,6 +12,7 @@ mod finish;
 mod flush;
 mod inode;
 mod parallel;
+mod redeploy;
 mod reuse;
 mod skeleton;
 mod verify;
@@ -19,6 +20,7 @@ mod write;
 
 pub use applier::{AppliedTree, Applier, ApplyError};
 pub use inode::{FileType, Inode, read_inode};
+pub use redeploy::{RECORD_MANIFEST, RECORD_TABLE, RedeployError, Redeployment, read_record};
 pub use reuse::{Reused, Source, remove_aside, set_aside, staged_name};
 pub use verify::{VerifyError, VerifyReport, verify_tree, verify_tree_at};
 

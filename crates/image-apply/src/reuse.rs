@@ -282,7 +282,7 @@ fn split(path: &[u8]) -> (&[u8], &[u8]) {
 }
 
 /// Where a root keeps what is not of its system while it is being made.
-const WORK: &str = ".esir";
+pub(crate) const WORK: &str = ".esir";
 /// Below it: the older system, and what of it nobody took.
 const OLD: &str = "old";
 /// Stays where it is: it belongs to the file system.

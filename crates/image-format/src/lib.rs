@@ -25,7 +25,8 @@ pub use container::{
 };
 pub use id::{Hash, ImageId, ParseHashError};
 pub use manifest::{
-    Boot, FileSystem, MANIFEST_BYTES_MAX, Manifest, ManifestError, Mode, TocLocation, parse_manifest,
+    Boot, DELTA_FILES, DELTA_MANIFEST, DELTA_TABLE, Delta, FileSystem, MANIFEST_BYTES_MAX, Manifest,
+    ManifestError, Mode, TocLocation, parse_manifest,
 };
 pub use memory::{MemoryImage, TOC_LEVEL, build_in_memory, encode_front};
 pub use pack::{PackError, PackedFrame, Packer, plan_toc_space};

@@ -43,7 +43,27 @@ pub enum Mode {
     Files,
     /// The blocks of one partition: the tree has one file, [`crate::PARTITION_FILE`], which is the partition.
     Partition,
+    /// What another image has and a third one has not; see [`Delta`].
+    Delta,
 }
+
+/// What a delta image leads from and to. Its tree: [`DELTA_TABLE`], [`DELTA_MANIFEST`], and below [`DELTA_FILES`] the
+/// contents that are missing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Delta {
+    /// The image that a node has.
+    pub base: ImageId,
+    /// The image that it will have.
+    pub image: ImageId,
+}
+
+/// File of a delta image's tree: the compressed table of contents of the image that it leads to.
+pub const DELTA_TABLE: &str = "TOC";
+/// File of a delta image's tree: that image's manifest.
+pub const DELTA_MANIFEST: &str = "manifest";
+/// Directory of a delta image's tree: a file for each contents, called by the index, in eight hex digits, of the first
+/// entry that needs it in the table of the image that it leads to.
+pub const DELTA_FILES: &str = "files";
 
 /// Which file system the root needs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -64,6 +84,9 @@ pub struct Manifest {
     /// What it is an image of; version 1 knew files only.
     #[serde(default)]
     pub mode: Mode,
+    /// For a delta image, from what to what.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delta: Option<Delta>,
     /// Name for people; also of the files, without their suffix.
     pub name: String,
     /// BLAKE3 of the uncompressed table of contents.
@@ -183,6 +206,9 @@ impl Manifest {
         if self.version == 1 && self.mode != Mode::Files {
             return wrong("it is of version 1, which knew files only");
         }
+        if (self.mode == Mode::Delta) != self.delta.is_some() {
+            return wrong("a delta image, and no other, says from what to what it leads");
+        }
         let name_ok = self.name.chars().all(|c| c.is_ascii_alphanumeric() || "._-+".contains(c));
         if self.name.is_empty() || self.name.len() > 200 || self.name.starts_with('.') || !name_ok {
             return wrong("its name is not made of letters, digits, `.`, `_`, `-` and `+`");
@@ -226,7 +252,7 @@ mod hex_info_hash {
 
 #[cfg(test)]
 mod tests {
-    use super::{Manifest, ManifestError, Mode, parse_manifest};
+    use super::{Delta, Manifest, ManifestError, Mode, parse_manifest};
     use crate::memory::build_in_memory;
     use crate::tree::{Metadata, Node, NodeKind, OwnerNames, Tree};
 
@@ -264,6 +290,8 @@ mod tests {
         };
         check(|m| m.version = 3, "version 3");
         check(|m| (m.version, m.mode) = (1, Mode::Partition), "knew files only");
+        check(|m| m.mode = Mode::Delta, "from what to what");
+        check(|m| m.delta = Some(Delta { base: m.image_id, image: m.image_id }), "from what to what");
         check(|m| m.piece_count += 1, "number of pieces");
         check(|m| m.piece_size = 300_000, "piece length");
         check(|m| m.toc.offset = u64::MAX, "outside the file");

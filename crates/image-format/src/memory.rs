@@ -122,6 +122,7 @@ fn describe(
         format: Manifest::format_name(),
         version: Manifest::format_version(),
         mode: Mode::Files,
+        delta: None,
         name: name.to_owned(),
         image_id: Hash::of(toc),
         file_size,

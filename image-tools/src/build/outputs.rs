@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, Result, anyhow};
 use image_format::{
-    CONTAINER_BYTES, FileContent, FileSystem, HEADER_FRAME_BYTES, Hash, Manifest, Mode, NodeKind,
+    CONTAINER_BYTES, Delta, FileContent, FileSystem, HEADER_FRAME_BYTES, Hash, Manifest, Mode, NodeKind,
     TOC_FRAME_HEADER_BYTES, TocLocation, Tree, piece_size_for,
 };
 use minisign::SecretKey;
@@ -26,6 +26,7 @@ pub(super) struct Image<'a> {
     pub(super) tree: &'a Tree,
     pub(super) name: String,
     pub(super) facts: Facts,
+    pub(super) delta: Option<Delta>,
     pub(super) toc: &'a [u8],
     pub(super) toc_len: u64,
 }
@@ -95,7 +96,8 @@ fn manifest(image: &Image<'_>, len: u64, piece_size: u64, pieces: &Pieces, info_
     Manifest {
         format: Manifest::format_name(),
         version: Manifest::format_version(),
-        mode: Mode::Files,
+        mode: if image.delta.is_some() { Mode::Delta } else { Mode::Files },
+        delta: image.delta,
         name: image.name.clone(),
         image_id: Hash::of(image.toc),
         file_size: len,

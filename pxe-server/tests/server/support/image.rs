@@ -23,6 +23,7 @@ pub(crate) fn make_image(folder: &Path, name: &str, key: Option<&KeyPair>) -> Pa
         format: Manifest::format_name(),
         version: Manifest::format_version(),
         mode: Mode::Files,
+        delta: None,
         name: name.to_owned(),
         image_id: Hash::of(name.as_bytes()),
         file_size: data.len() as u64,
