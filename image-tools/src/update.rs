@@ -71,7 +71,7 @@ pub(crate) fn run(arguments: &UpdateArguments) -> Result<()> {
         Some(full) => write_frames(&applier, full, &missing)?,
         None if missing.is_empty() => {}
         None => bail!(
-            "{} has not all that its image has; name the new image with --image to get it from there",
+            "{} had not all that its image has, so it is incomplete now: extract the new image. With --image the missing comes from there",
             directory.display()
         ),
     }

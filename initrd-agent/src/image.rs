@@ -47,7 +47,9 @@ pub(crate) enum ImageError {
         source: ManifestError,
     },
     /// What this agent cannot write.
-    #[error("image {0} is of a partition, and nodes write images of files only; nothing was written")]
+    #[error(
+        "image {0} is of a partition or a delta image, and nodes write images of files only; nothing was written"
+    )]
     Partition(String),
     /// The metainfo.
     #[error("the metainfo of image {image} cannot be read")]

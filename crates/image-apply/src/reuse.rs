@@ -6,10 +6,10 @@ use std::collections::{HashMap, HashSet};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use image_format::{Entry, EntryIndex, EntryKind, FILE_FLAGS_KEPT, Hash, Toc};
-use rustix::fs::{FileType, IFlags, Mode, OFlags, RenameFlags};
+use rustix::fs::{FileType, IFlags, Mode, OFlags, RenameFlags, Stat};
 use rustix::io::Errno;
 
 use crate::applier::{ApplyError, Doing};
@@ -20,6 +20,8 @@ use crate::parallel::for_each_entry;
 
 /// Bytes read at once; one buffer per thread.
 const READ_BYTES: usize = 256 << 10;
+/// More than there are threads, so that they seldom wait for each other.
+const TAKEN_LOCKS: usize = 64;
 /// `FS_ENCRYPT_FL` and `FS_VERITY_FL` of linux/fs.h: such a file is not as any other, and stays so.
 const NEVER_REUSED: u32 = 0x0010_0800;
 
@@ -113,7 +115,7 @@ pub(crate) fn place(
         toc,
         sources,
         placed: toc.entries().map(|_| AtomicBool::new(false)).collect(),
-        several_names: Mutex::default(),
+        taken: std::array::from_fn(|_| Mutex::default()),
         files: AtomicU64::new(0),
         bytes: AtomicU64::new(0),
     };
@@ -138,8 +140,9 @@ struct World<'a> {
     toc: &'a Toc,
     sources: &'a [Source<'a>],
     placed: Vec<AtomicBool>,
-    /// Inodes with several names that were taken by one: another name of theirs is not another file.
-    several_names: Mutex<HashSet<u64>>,
+    /// Numbers of the inodes that were taken, by their remainder. An inode is looked at under its lock: several entries
+    /// may want the one file that has what they need, and another name of it is not another file.
+    taken: [Mutex<HashSet<u64>>; TAKEN_LOCKS],
     files: AtomicU64,
     bytes: AtomicU64,
 }
@@ -166,37 +169,43 @@ impl World<'_> {
                     continue;
                 };
                 let Some(file) = found(beneath::open_file(directory.as_fd(), name))? else { continue };
-                let Some(bytes) = self.check(source, &file, entry)? else { continue };
+                let stat = rustix::fs::fstat(&file)?;
+                let mut taken = self.taken_beside(stat.st_ino);
+                if taken.contains(&stat.st_ino) || !self.is_same(source, &file, &stat, entry)? {
+                    continue;
+                }
                 let (from, to) = (directory.as_fd(), parents.of(entry)?);
-                rustix::fs::renameat_with(from, name, to, self.toc.name(entry), RenameFlags::NOREPLACE)?;
+                let rename = || {
+                    rustix::fs::renameat_with(from, name, to, self.toc.name(entry), RenameFlags::NOREPLACE)
+                };
+                match rename() {
+                    // Nothing leaves a directory that is protected.
+                    Err(Errno::PERM) => unprotect(&directory).and_then(|()| Ok(rename()?))?,
+                    renamed => renamed?,
+                }
                 finish::set_opened(&file, &entry.metadata, self.toc.xattrs(entry))?;
-                self.set_placed(index, bytes);
+                taken.insert(stat.st_ino);
+                self.set_placed(index, self.toc.extents(entry).iter().map(|it| u64::from(it.len)).sum());
                 return Ok(());
             }
         }
         Ok(())
     }
 
-    /// The bytes of data in `file`, if they are those of `entry` and it can become it.
-    fn check(&self, source: &Source<'_>, file: &OwnedFd, entry: &Entry) -> io::Result<Option<u64>> {
-        let EntryKind::File { size, hash: Some(hash), .. } = entry.kind else { return Ok(None) };
-        let stat = rustix::fs::fstat(file)?;
+    fn taken_beside(&self, number: u64) -> MutexGuard<'_, HashSet<u64>> {
+        let at = usize::try_from(number % TAKEN_LOCKS as u64).unwrap_or(0);
+        let lock = self.taken.get(at).unwrap_or(&self.taken[0]);
+        lock.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether `file` has the contents of `entry` and can become it.
+    fn is_same(&self, source: &Source<'_>, file: &OwnedFd, stat: &Stat, entry: &Entry) -> io::Result<bool> {
+        let EntryKind::File { size, hash: Some(hash), .. } = entry.kind else { return Ok(false) };
         let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
         if !is_file || u64::try_from(stat.st_size) != Ok(size) {
-            return Ok(None);
+            return Ok(false);
         }
-        let data = self.toc.extents(entry).iter().map(|extent| u64::from(extent.len)).sum();
-        if matches!(source.kind, SourceKind::Staged(_)) {
-            return Ok(Some(data));
-        }
-        if !strip(file)? || hash_of(file)? != hash {
-            return Ok(None);
-        }
-        if stat.st_nlink > 1 {
-            let mut taken = self.several_names.lock().unwrap_or_else(PoisonError::into_inner);
-            return Ok(taken.insert(stat.st_ino).then_some(data));
-        }
-        Ok(Some(data))
+        Ok(matches!(source.kind, SourceKind::Staged(_)) || (hash_of(file)? == hash && strip(file)?))
     }
 
     /// What several entries have in common was moved to the first of them; the others get copies.
@@ -306,8 +315,16 @@ pub fn set_aside(root: BorrowedFd<'_>) -> io::Result<OwnedFd> {
         let entry = entry?;
         let name = entry.file_name();
         let stays: [&[u8]; 4] = [b".", b"..", WORK.as_bytes(), LOST_AND_FOUND];
-        if !stays.contains(&name.to_bytes()) {
-            rustix::fs::renameat(root, name, &old, name)?;
+        if stays.contains(&name.to_bytes()) {
+            continue;
+        }
+        match rustix::fs::renameat(root, name, &old, name) {
+            // Nothing that is protected goes anywhere.
+            Err(Errno::PERM) => {
+                unprotect(&beneath::open(root, name.to_bytes(), OFlags::RDONLY | OFlags::NONBLOCK)?)?;
+                rustix::fs::renameat(root, name, &old, name)?;
+            }
+            renamed => renamed?,
         }
     }
     Ok(old)

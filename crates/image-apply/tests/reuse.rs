@@ -29,7 +29,7 @@ fn node(path: &str, kind: NodeKind) -> Node {
     let is_link = matches!(kind, NodeKind::HardLink { .. });
     let metadata =
         if is_link { Metadata::default() } else { Metadata { mode, uid: 1000, gid: 50, mtime, flags: 0 } };
-    Node { path: path.as_bytes().to_vec(), metadata, xattrs: vec![], names: OwnerNames::default(), kind }
+    Node { path: path.as_bytes().to_vec(), metadata, names: OwnerNames::default(), xattrs: vec![], kind }
 }
 
 /// Files as path, size, seed.
@@ -224,7 +224,6 @@ fn whatever_its_owner_did_to_the_old_tree_the_new_one_is_right() {
     run("setfattr", &["-n", "user.note", "-v", "root", "."]);
     run("setfacl", &["-m", "u:7:rwx", "etc/same"]);
     run("setfacl", &["-d", "-m", "u:7:rwx", "."]);
-    run("chattr", &["+i", "lib/locked"]);
     // Things that the new system does not have, one of them protected, and a link in a file's place.
     std::fs::create_dir_all(root.join("srv/data/deep")).unwrap();
     std::fs::write(root.join("srv/data/deep/file"), "mine").unwrap();
@@ -233,6 +232,8 @@ fn whatever_its_owner_did_to_the_old_tree_the_new_one_is_right() {
     symlink("/etc/hostname", root.join("etc/host")).unwrap();
     std::fs::remove_file(root.join("old/moved")).unwrap();
     run("mkfifo", &["old/moved"]);
+    run("chattr", &["+i", "lib/locked", "lib", "links"]);
+    run("chattr", &["+a", "etc"]);
     redeploy(root, Some(&base.toc), &next);
     check_equal(root, &next);
     assert_eq!(std::fs::metadata(root.join("lib/huge")).unwrap().mode(), 0o10_0640);

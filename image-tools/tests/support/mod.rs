@@ -260,7 +260,7 @@ fn set_times(root: &Path) {
 /// Sets file flags, or clears all that hinder removal.
 pub(crate) fn set_flags(path: &Path, flags: IFlags) {
     let file = std::fs::File::open(path).unwrap();
-    let others = rustix::fs::ioctl_getflags(&file).unwrap() & !(IFlags::IMMUTABLE | IFlags::APPEND);
+    let others = rustix::fs::ioctl_getflags(&file).unwrap().difference(IFlags::IMMUTABLE | IFlags::APPEND);
     rustix::fs::ioctl_setflags(&file, others | flags).unwrap();
 }
 
