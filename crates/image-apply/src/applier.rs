@@ -139,7 +139,8 @@ impl Applier {
     /// # Errors
     /// See [`ApplyError`].
     pub fn begin_at(root: OwnedFd, toc: Arc<Toc>) -> Result<Self, ApplyError> {
-        Ok(Self::begin_reusing(root, toc, &[])?.0)
+        let skeleton = skeleton::make_directories(root.as_fd(), &toc)?;
+        Self::begin_with(root, toc, skeleton, HashSet::new())
     }
 
     /// As [`Applier::begin_at`], but files whose contents a source has are taken from there. Frames that nothing else
@@ -154,6 +155,15 @@ impl Applier {
     ) -> Result<(Self, Reused), ApplyError> {
         let skeleton = skeleton::make_directories(root.as_fd(), &toc)?;
         let (placed, reused) = reuse::place(root.as_fd(), &toc, sources)?;
+        Ok((Self::begin_with(root, toc, skeleton, placed)?, reused))
+    }
+
+    fn begin_with(
+        root: OwnedFd,
+        toc: Arc<Toc>,
+        skeleton: Skeleton,
+        placed: HashSet<EntryIndex>,
+    ) -> Result<Self, ApplyError> {
         skeleton::make_others(root.as_fd(), &toc, &skeleton, &placed)?;
         let is_needed = |index| toc.frame_extents(index).iter().any(|extent| !placed.contains(&extent.entry));
         let state = |index| {
@@ -163,7 +173,7 @@ impl Applier {
         let frames = toc.frame_indices().map(state).collect();
         let flusher = Flusher::start(root.as_fd()).map_err(ApplyError::Root)?;
         let (bytes, buffers) = (AtomicU64::new(0), Mutex::default());
-        Ok((Self { root, toc, skeleton, placed, frames, bytes, buffers, flusher }, reused))
+        Ok(Self { root, toc, skeleton, placed, frames, bytes, buffers, flusher })
     }
 
     /// Checks a frame and writes the data in it. Writing one twice is harmless.
