@@ -6,9 +6,9 @@ use anyhow::{Context as _, Result};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use disk_layout::Layout;
-use ed25519_dalek::SigningKey;
 use node_api::{
-    Handover, ImageTask, LingerRule, NodeIdentity, SignedTask, SwarmTask, Task, TaskBinding, paths,
+    Handover, ImageTask, LingerRule, NodeIdentity, SignedTask, SigningKey, SwarmTask, Task, TaskBinding,
+    paths,
 };
 
 use crate::deployments::Deployment;

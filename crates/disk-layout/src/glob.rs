@@ -1,11 +1,11 @@
 //! Shell-style patterns over short texts such as serial numbers.
 
 /// Whether `text` as a whole meets `pattern`: `*` any run, `?` any one character, `[a-c]` and `[!a-c]` a
-/// set; letters match in either case, because firmware and labels disagree about it. A `[` that is never
+/// set; ASCII letters match in either case, because firmware and labels disagree about it. A `[` that is never
 /// closed stands for itself.
 pub(crate) fn matches(pattern: &str, text: &str) -> bool {
-    let pattern: Vec<char> = pattern.to_lowercase().chars().collect();
-    let text: Vec<char> = text.to_lowercase().chars().collect();
+    let pattern: Vec<char> = pattern.to_ascii_lowercase().chars().collect();
+    let text: Vec<char> = text.to_ascii_lowercase().chars().collect();
     // One pass with one point of return: after a later `*` no earlier one can help, so time is
     // pattern x text at worst, however many stars a pattern has.
     let (mut p, mut t) = (0, 0);

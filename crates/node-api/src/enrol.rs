@@ -1,7 +1,8 @@
 //! Enrolment: a one-boot token is traded for a session bound to a key that PID 1 made in memory.
 
-use ed25519_dalek::{Signature, Signer, SigningKey, Verifier, VerifyingKey};
 use serde::{Deserialize, Serialize};
+
+use crate::{SigningKey, VerifyingKey};
 
 /// Prefix of the signed enrolment body, so that this signature can be used for nothing else.
 const SIGNATURE_DOMAIN: &[u8] = b"esir-enrol-v1\0";
@@ -116,7 +117,7 @@ impl EnrolRequest {
     /// Only when `body` cannot become JSON, which its types rule out.
     pub fn sign(body: &EnrolRequestBody, key: &SigningKey) -> Result<Self, serde_json::Error> {
         let body = serde_json::to_string(body)?;
-        let signature = hex::encode(key.sign(&signed_bytes(&body)).to_bytes());
+        let signature = hex::encode(key.sign(&signed_bytes(&body)));
         Ok(Self { body, signature })
     }
 
@@ -125,10 +126,8 @@ impl EnrolRequest {
     pub fn open(&self) -> Option<EnrolRequestBody> {
         let body: EnrolRequestBody = serde_json::from_str(&self.body).ok()?;
         let key: [u8; 32] = hex::decode(&body.node_key).ok()?.try_into().ok()?;
-        let signature: [u8; 64] = hex::decode(&self.signature).ok()?.try_into().ok()?;
-        let key = VerifyingKey::from_bytes(&key).ok()?;
-        key.verify(&signed_bytes(&self.body), &Signature::from_bytes(&signature)).ok()?;
-        Some(body)
+        let signature = hex::decode(&self.signature).ok()?;
+        VerifyingKey::from_bytes(&key)?.verifies(&signed_bytes(&self.body), &signature).then_some(body)
     }
 }
 

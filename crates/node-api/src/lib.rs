@@ -7,6 +7,7 @@
 
 mod boot;
 mod enrol;
+mod keys;
 mod report;
 mod stage;
 mod task;
@@ -17,6 +18,7 @@ pub use boot::{
     BOOT_SHARE_AGENT, BootArguments, BootArgumentsError, BootFile, BootShare, SITE_TRUST_PATH, SiteTrust,
 };
 pub use enrol::{EnrolReply, EnrolRequest, EnrolRequestBody, FirmwareKind, Identity, Lockdown};
+pub use keys::{SIGNATURE_BYTES, SigningKey, VerifyingKey};
 pub use report::{
     Device, Directive, Event, EventKind, Inventory, LogLine, Nic, Progress, Recovery, ReportReply,
     ReportRequest, TrafficCounts,

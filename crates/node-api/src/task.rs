@@ -3,8 +3,9 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use disk_layout::Layout;
-use ed25519_dalek::{Signature, Signer, SigningKey, Verifier, VerifyingKey};
 use serde::{Deserialize, Serialize};
+
+use crate::{SigningKey, VerifyingKey};
 
 /// Prefix of the signed bytes, so that a task signature can be used for nothing else.
 const SIGNATURE_DOMAIN: &[u8] = b"esir-task-v1\0";
@@ -173,7 +174,7 @@ impl SignedTask {
     /// Only when `task` cannot become JSON, which its types rule out.
     pub fn sign(task: &Task, key: &SigningKey) -> Result<Self, serde_json::Error> {
         let task = serde_json::to_string(task)?;
-        let signature = BASE64.encode(key.sign(&signed_bytes(&task)).to_bytes());
+        let signature = BASE64.encode(key.sign(&signed_bytes(&task)));
         Ok(Self { task, signature })
     }
 
@@ -183,9 +184,9 @@ impl SignedTask {
     /// See [`TaskError`]; the signature is checked before anything is parsed.
     pub fn open(&self, key: &VerifyingKey, boot_nonce: &str, now_unix_s: u64) -> Result<Task, TaskError> {
         let signature = BASE64.decode(&self.signature).map_err(|_| TaskError::Signature)?;
-        let signature: [u8; 64] = signature.try_into().map_err(|_| TaskError::Signature)?;
-        key.verify(&signed_bytes(&self.task), &Signature::from_bytes(&signature))
-            .map_err(|_| TaskError::Signature)?;
+        if !key.verifies(&signed_bytes(&self.task), &signature) {
+            return Err(TaskError::Signature);
+        }
         let task: Task = serde_json::from_str(&self.task).map_err(TaskError::Malformed)?;
         if task.binding.boot_nonce != boot_nonce {
             return Err(TaskError::OtherBoot { node: task.binding.node });

@@ -7,8 +7,7 @@
 use crate::extension::Nonce;
 use crate::metainfo::InfoHash;
 use crate::wire::PeerId;
-use hmac::{Hmac, KeyInit, Mac};
-use sha2::Sha256;
+use ring::hmac::{self, HMAC_SHA256};
 use std::fmt;
 
 const LABEL: &[u8] = b"esir swarm member v1";
@@ -84,35 +83,35 @@ impl Secret {
     /// What a seed's HTTP side asks for as `key` in the query, in hexadecimal digits. It travels in clear, as the
     /// data that it gives access to does, and nothing about the secret follows from it.
     pub fn http_key(&self) -> String {
-        let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(&self.0) else { return String::new() };
-        mac.update(HTTP_LABEL);
-        mac.finalize().into_bytes().iter().take(HTTP_KEY_BYTES).map(|byte| format!("{byte:02x}")).collect()
+        let tag = hmac::sign(&self.key(), HTTP_LABEL);
+        tag.as_ref().iter().take(HTTP_KEY_BYTES).map(|byte| format!("{byte:02x}")).collect()
     }
 
-    /// The proof that the side which sees this connection as `prover` sends.
+    /// The proof that the side which sees this connection as `prover` sends; there always is one.
     pub(crate) fn proof(&self, prover: Side, covered: &Covered) -> Option<[u8; PROOF_BYTES]> {
-        self.mac(prover, covered).map(|mac| mac.finalize().into_bytes().into())
+        hmac::sign(&self.key(), &covered.text(prover)).as_ref().try_into().ok()
     }
 
     /// Whether `proof` is the one that `prover` must send; compares in constant time.
     pub(crate) fn proves(&self, prover: Side, covered: &Covered, proof: &[u8]) -> bool {
-        self.mac(prover, covered).is_some_and(|mac| mac.verify_slice(proof).is_ok())
+        hmac::verify(&self.key(), &covered.text(prover), proof).is_ok()
     }
 
-    /// `None` never happens: HMAC takes keys of every length.
-    fn mac(&self, prover: Side, covered: &Covered) -> Option<Hmac<Sha256>> {
-        let mut mac = Hmac::<Sha256>::new_from_slice(&self.0).ok()?;
-        mac.update(LABEL);
-        mac.update(&[match prover {
-            Side::Outbound => 0,
-            Side::Inbound => 1,
-        }]);
-        mac.update(&covered.info_hash.0);
-        mac.update(&covered.opener);
-        mac.update(&covered.accepter);
-        mac.update(&covered.opener_nonce);
-        mac.update(&covered.accepter_nonce);
-        Some(mac)
+    fn key(&self) -> hmac::Key {
+        hmac::Key::new(HMAC_SHA256, &self.0)
+    }
+}
+
+impl Covered {
+    /// What the proof of `prover` is a code of; every part but the label has one length.
+    fn text(&self, prover: Side) -> Vec<u8> {
+        let side: &[u8] = match prover {
+            Side::Outbound => &[0],
+            Side::Inbound => &[1],
+        };
+        let ids: [&[u8]; 3] = [&self.info_hash.0, &self.opener, &self.accepter];
+        let nonces: [&[u8]; 2] = [&self.opener_nonce, &self.accepter_nonce];
+        [LABEL, side].into_iter().chain(ids).chain(nonces).flatten().copied().collect()
     }
 }
 
@@ -154,6 +153,16 @@ mod tests {
         assert_eq!(key.len(), 2 * HTTP_KEY_BYTES);
         assert_eq!(key, Secret([7; 32]).http_key());
         assert_ne!(key, Secret([8; 32]).http_key());
+    }
+
+    /// Made by Python's `hmac`: nodes and servers of other versions are in the same swarm.
+    #[test]
+    fn proofs_and_keys_stay_what_they_are() {
+        let secret = Secret([7; 32]);
+        assert_eq!(secret.http_key(), "7bcb026a2ee08f5a6946da066494a8f3");
+        let proof = secret.proof(Side::Outbound, &covered()).unwrap();
+        let proof: String = proof.iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(proof, "1e04700ebf258248950d2770f24c6c4ee496f951dc21cc60ff040cd32e21786b");
     }
 
     #[test]

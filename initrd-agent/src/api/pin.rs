@@ -5,14 +5,15 @@
 
 use std::sync::Arc;
 
+use ::ring::digest::{SHA256, digest};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, ring, verify_tls13_signature};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::crypto::{CryptoProvider, KeyProvider, ring, verify_tls13_signature};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
+use rustls::sign::SigningKey;
 use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, Error, PeerIncompatible, SignatureScheme, version,
 };
-use sha2::{Digest, Sha256};
 
 /// SHA-256 of the server's SubjectPublicKeyInfo in DER.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,7 +28,7 @@ impl KeyPin {
 
 /// A TLS 1.3 configuration that accepts the pinned key only.
 pub(crate) fn client_config(pin: KeyPin) -> Result<ClientConfig, Error> {
-    let provider = Arc::new(ring::default_provider());
+    let provider = Arc::new(CryptoProvider { key_provider: &NoKeys, ..ring::default_provider() });
     let verifier = PinnedKey { pin, provider: Arc::clone(&provider) };
     let mut config = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&version::TLS13])?
@@ -37,6 +38,16 @@ pub(crate) fn client_config(pin: KeyPin) -> Result<ClientConfig, Error> {
     // The name says nothing here and the server is an address.
     config.enable_sni = false;
     Ok(config)
+}
+
+/// The agent has no certificate of its own, and so no room for code that signs with RSA or ECDSA keys.
+#[derive(Debug)]
+struct NoKeys;
+
+impl KeyProvider for NoKeys {
+    fn load_private_key(&self, _key: PrivateKeyDer<'static>) -> Result<Arc<dyn SigningKey>, Error> {
+        Err(Error::General("an agent proves itself by its session, not by a TLS key".to_owned()))
+    }
 }
 
 #[derive(Debug)]
@@ -55,8 +66,7 @@ impl ServerCertVerifier for PinnedKey {
         _now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
         let certificate = ParsedCertificate::try_from(end_entity)?;
-        let found: [u8; 32] = Sha256::digest(certificate.subject_public_key_info().as_ref()).into();
-        if found == self.pin.0 {
+        if digest(&SHA256, certificate.subject_public_key_info().as_ref()).as_ref() == self.pin.0 {
             Ok(ServerCertVerified::assertion())
         } else {
             Err(CertificateError::ApplicationVerificationFailure.into())

@@ -123,7 +123,7 @@ fn arguments(
         ),
         // Large extent counters are unknown to GRUB before 2.12.
         FileSystem::Xfs => format!("-f -q -m uuid={id} -i nrext64=0 -L {label}"),
-        FileSystem::Vfat => format!("-F 32 -i {id} -n {}", label.to_uppercase()),
+        FileSystem::Vfat => format!("-F 32 -i {id} -n {}", label.to_ascii_uppercase()),
         FileSystem::Swap => format!("-U {id} -L {label}"),
     };
     let mut arguments: Vec<String> = text.split_ascii_whitespace().map(str::to_owned).collect();

@@ -135,11 +135,11 @@ fn read_identity(dmi: &Path) -> Identity {
     let field = |name: &str| {
         let text = fs::read_to_string(dmi.join(name)).ok()?;
         let text = text.trim();
-        let empty = text.is_empty() || PLACEHOLDERS.contains(&text.to_lowercase().as_str());
+        let empty = text.is_empty() || PLACEHOLDERS.contains(&text.to_ascii_lowercase().as_str());
         (!empty).then(|| text.to_owned())
     };
     Identity {
-        uuid: field("product_uuid").map(|uuid| uuid.to_lowercase()).filter(|uuid| is_real_uuid(uuid)),
+        uuid: field("product_uuid").map(|uuid| uuid.to_ascii_lowercase()).filter(|uuid| is_real_uuid(uuid)),
         serial: field("product_serial"),
         vendor: field("sys_vendor"),
         product: field("product_name"),

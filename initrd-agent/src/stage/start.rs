@@ -5,11 +5,11 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use boot_bundle::{INITRD_MANIFEST_PATH, InitrdManifest, ObjectHash, STORE_MANIFEST_HASH_PATH};
-use ed25519_dalek::VerifyingKey;
 use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 use node_api::{
     BootArguments, BootArgumentsError, FirmwareKind, Lockdown, Recovery, SITE_TRUST_PATH, SiteTrust,
+    VerifyingKey,
 };
 
 use super::Done;
@@ -193,7 +193,7 @@ fn check(
     let task_key = hex::decode(&site.task_public_key)
         .ok()
         .and_then(|key| <[u8; 32]>::try_from(key).ok())
-        .and_then(|key| VerifyingKey::from_bytes(&key).ok())
+        .and_then(|key| VerifyingKey::from_bytes(&key))
         .ok_or(StartError::Key("task_public_key"))?;
     Ok(Started {
         server: arguments.server.ok_or(StartError::Missing("esir.server"))?,
@@ -261,7 +261,7 @@ mod tests {
     use super::*;
 
     fn site() -> SiteTrust {
-        let key = ed25519_dalek::SigningKey::from_bytes(&[3; 32]);
+        let key = node_api::SigningKey::from_bytes(&[3; 32]);
         SiteTrust {
             site: "lab".into(),
             tls_spki_sha256: "ab".repeat(32),

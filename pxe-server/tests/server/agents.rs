@@ -116,7 +116,7 @@ async fn agent_that_starts_again_enrols_again_with_its_token_and_key() {
     assert_eq!(agent.run_stage(Stage::Fetch).await.stored_sequence, 4);
     // Somebody else who read the kernel command line off the wire.
     let mut thief = agent.clone();
-    thief.key = ed25519_dalek::SigningKey::from_bytes(&[9; 32]);
+    thief.key = node_api::SigningKey::from_bytes(&[9; 32]);
     assert_eq!(thief.try_enrol().await.status, StatusCode::FORBIDDEN);
     assert_eq!(agent.poll(0).await.status, StatusCode::OK);
 }
@@ -126,7 +126,7 @@ async fn tampered_and_oversized_requests_are_refused() {
     let server = Server::start(&["--approve-all"]).await;
     let mut agent = Agent::boot(&server, 1).await.unwrap();
     let forged =
-        EnrolRequest::sign(&agent.enrol_body(), &ed25519_dalek::SigningKey::from_bytes(&[8; 32])).unwrap();
+        EnrolRequest::sign(&agent.enrol_body(), &node_api::SigningKey::from_bytes(&[8; 32])).unwrap();
     let post = async |path: &str, body: Vec<u8>| agent.post(path, body).await.status;
     assert_eq!(post(paths::ENROL, serde_json::to_vec(&forged).unwrap()).await, StatusCode::FORBIDDEN);
     assert!(post(paths::ENROL, b"{}".to_vec()).await.is_client_error());

@@ -3,13 +3,12 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use ed25519_dalek::SigningKey;
 use http_body_util::Full;
 use hyper::body::Bytes;
 use hyper::{Request, StatusCode};
 use node_api::{
     EnrolReply, EnrolRequest, EnrolRequestBody, Event, EventKind, FirmwareKind, Identity, Progress, Recovery,
-    ReportReply, ReportRequest, SignedTask, Stage, Task, TrafficCounts, paths,
+    ReportReply, ReportRequest, SignedTask, SigningKey, Stage, Task, TrafficCounts, paths,
 };
 
 use super::http::{Answer, send_from};
@@ -22,7 +21,7 @@ pub(crate) struct Agent {
     /// Where it speaks from.
     pub(crate) address: Ipv4Addr,
     pub(crate) pin: String,
-    pub(crate) task_key: ed25519_dalek::VerifyingKey,
+    pub(crate) task_key: node_api::VerifyingKey,
     pub(crate) key: SigningKey,
     pub(crate) token: String,
     pub(crate) mac: String,

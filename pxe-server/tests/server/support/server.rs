@@ -144,10 +144,10 @@ impl Server {
     }
 
     /// The public half of the task key, as the initrd would carry it.
-    pub(crate) fn task_key(&self) -> ed25519_dalek::VerifyingKey {
+    pub(crate) fn task_key(&self) -> node_api::VerifyingKey {
         let secret = std::fs::read_to_string(self.state().join("task.key")).unwrap();
         let secret: [u8; 32] = hex::decode(secret.trim()).unwrap().try_into().unwrap();
-        ed25519_dalek::SigningKey::from_bytes(&secret).verifying_key()
+        node_api::SigningKey::from_bytes(&secret).verifying_key()
     }
 
     /// An answer of the admin API; an error if nothing answers.

@@ -12,7 +12,7 @@ use super::print::{bar, print_rows};
 
 /// Kernel excluded: what the boot loader fetches into memory for us; server NIC firmware included.
 const INITRD_MAX_BYTES: u64 = 13 << 20;
-/// The agent's static binary.
+/// The agent's static binary; `scripts/build` refuses to build a larger one.
 const AGENT_MAX_BYTES: u64 = 4 << 20;
 
 pub(super) fn payload(as_json: bool) -> Result<()> {

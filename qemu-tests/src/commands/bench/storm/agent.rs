@@ -6,14 +6,14 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, ensure};
-use ed25519_dalek::SigningKey;
 use http_body_util::{BodyExt as _, Full};
 use hyper::Request;
 use hyper::body::Bytes;
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
 use node_api::{
-    BootShare, EnrolReply, EnrolRequest, EnrolRequestBody, FirmwareKind, Identity, ReportRequest, paths,
+    BootShare, EnrolReply, EnrolRequest, EnrolRequestBody, FirmwareKind, Identity, ReportRequest, SigningKey,
+    paths,
 };
 use rustls::DigitallySignedStruct;
 use rustls::SignatureScheme;
