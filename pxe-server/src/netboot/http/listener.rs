@@ -1,19 +1,27 @@
 //! Connections from nodes: so many at a time, and none that stands still.
 
-use std::collections::HashMap;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use axum::serve::Listener;
+use axum::Router;
+use axum::extract::ConnectInfo;
+use hyper::Request;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Sleep};
+use tower_service::Service as _;
 use tracing::debug;
+
+use super::shares::{Share, Shares};
 
 /// Connections at a time; further ones wait in the kernel's queue.
 const CONNECTIONS_MAX: usize = 4096;
@@ -24,24 +32,32 @@ const IDLE_MAX: Duration = Duration::from_secs(60);
 /// When accepting fails, such as without free file descriptors, the next try is after this time.
 const ACCEPT_RETRY: Duration = Duration::from_millis(200);
 
+/// Bytes of a request's head, and of an answer that waits for its connection. Firmware needs a few hundred, and a flood of
+/// connections must fit into memory.
+const BUFFER_BYTES_MAX: usize = 64 << 10;
+
 /// Accepts connections within the bounds above.
 pub(super) struct BootListener {
     tcp: TcpListener,
     places: Arc<Semaphore>,
-    by_address: Arc<Mutex<HashMap<IpAddr, usize>>>,
+    shares: Shares,
 }
 
 impl BootListener {
     pub(super) fn new(tcp: TcpListener) -> Self {
-        Self { tcp, places: Arc::new(Semaphore::new(CONNECTIONS_MAX)), by_address: Arc::default() }
+        let shares = Shares::new(CONNECTIONS_PER_ADDRESS_MAX);
+        Self { tcp, places: Arc::new(Semaphore::new(CONNECTIONS_MAX)), shares }
     }
-}
 
-impl Listener for BootListener {
-    type Io = BootStream;
-    type Addr = SocketAddr;
+    /// Has `router` answer for as long as this is polled, and those who are connected then to their end.
+    pub(super) async fn serve(self, router: Router) {
+        loop {
+            let (stream, peer) = self.accept().await;
+            tokio::spawn(answer(stream, peer, router.clone()));
+        }
+    }
 
-    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
+    async fn accept(&self) -> (BootStream, SocketAddr) {
         loop {
             let Ok(place) = Arc::clone(&self.places).acquire_owned().await else {
                 // Nobody closes the semaphore; should it be closed, nothing more is accepted.
@@ -52,7 +68,7 @@ impl Listener for BootListener {
                 Ok((stream, peer)) => {
                     // Answers are small or end in a full buffer; waiting for more only delays them.
                     let _ = stream.set_nodelay(true);
-                    if let Some(share) = Share::take(&self.by_address, peer.ip()) {
+                    if let Some(share) = self.shares.take(peer.ip()) {
                         return (BootStream::new(stream, place, share), peer);
                     }
                     debug!(%peer, "too many connections of one address");
@@ -64,38 +80,22 @@ impl Listener for BootListener {
             }
         }
     }
-
-    fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.tcp.local_addr()
-    }
 }
 
-/// One of the connections that an address may have.
-struct Share {
-    by_address: Arc<Mutex<HashMap<IpAddr, usize>>>,
-    address: IpAddr,
-}
-
-impl Share {
-    fn take(by_address: &Arc<Mutex<HashMap<IpAddr, usize>>>, address: IpAddr) -> Option<Self> {
-        let mut counts = by_address.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = counts.entry(address).or_default();
-        (*count < CONNECTIONS_PER_ADDRESS_MAX).then(|| {
-            *count += 1;
-            Self { by_address: Arc::clone(by_address), address }
-        })
-    }
-}
-
-impl Drop for Share {
-    fn drop(&mut self) {
-        let mut counts = self.by_address.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = counts.get_mut(&self.address) {
-            *count = count.saturating_sub(1);
-            if *count == 0 {
-                counts.remove(&self.address);
-            }
-        }
+async fn answer(stream: BootStream, peer: SocketAddr, router: Router) {
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(ConnectInfo(peer));
+        router.clone().call(request)
+    });
+    let answered = http1::Builder::new()
+        // QUIRK(GRUB): finds `Content-Length` in this spelling only, and takes a file without it for empty, up to 2.06
+        // in its own HTTP and to this day in Red Hat's over the firmware's; RFC 9110 section 5.1 allows any.
+        .title_case_headers(true)
+        .max_buf_size(BUFFER_BYTES_MAX)
+        .serve_connection(TokioIo::new(stream), service)
+        .await;
+    if let Err(error) = answered {
+        debug!(%peer, %error, "a connection ended early");
     }
 }
 

@@ -9,6 +9,7 @@ mod peers;
 mod ranges;
 mod script;
 mod scripts;
+mod shares;
 
 #[cfg(test)]
 mod tests;
@@ -26,12 +27,10 @@ use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, LOCATION, RETRY_AFTER, USE
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
-use axum::serve::ListenerExt as _;
 use dhcp_wire::MacAddr;
 use node_api::FirmwareKind;
 use serde::Deserialize;
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tracing::{debug, info, warn};
 
@@ -42,6 +41,7 @@ use self::peers::Choice;
 use self::ranges::{Content, answer, wanted_range};
 use self::script::SCRIPT_PATH;
 use self::scripts::Told;
+use self::shares::LargePlaces;
 use super::boot_files::{BootPrograms, first_loader};
 use super::menu_files::MenuFiles;
 use super::node_files::NodeFiles;
@@ -89,7 +89,7 @@ struct Shared {
     programs: BootPrograms,
     objects: Arc<Objects>,
     files: Arc<MenuFiles>,
-    large: Arc<Semaphore>,
+    large: LargePlaces,
     /// `None` where every node is served here.
     peers: Option<SharedPeers>,
     counters: Arc<HttpCounters>,
@@ -126,7 +126,7 @@ impl Http {
             programs,
             objects: Arc::default(),
             files: Arc::default(),
-            large: Arc::new(Semaphore::new(large_transfers_max)),
+            large: LargePlaces::new(large_transfers_max),
             peers,
             counters: Arc::default(),
         });
@@ -139,13 +139,7 @@ impl Http {
             .route("/pxelinux/{*name}", get(pxelinux_file))
             .route("/{program}", get(boot_program))
             .with_state(Arc::clone(&shared));
-        let service = ours.merge(extra).into_make_service_with_connect_info::<SocketAddr>();
-        let listener = BootListener::new(listener).tap_io(|_| {});
-        let task = tokio::spawn(async move {
-            if let Err(error) = axum::serve(listener, service).await {
-                warn!(%error, "the boot server ended");
-            }
-        });
+        let task = tokio::spawn(BootListener::new(listener).serve(ours.merge(extra)));
         Self { task, shared }
     }
 
@@ -267,14 +261,14 @@ async fn named_config(shared: Arc<Shared>, ConnectInfo(peer): Peer, name: String
 
 async fn menu_file(
     State(shared): State<Arc<Shared>>,
-    peer: Peer,
+    ConnectInfo(peer): Peer,
     Path(name): Path<String>,
     method: Method,
     headers: HeaderMap,
 ) -> Response {
     let Some(directory) = shared.policy.menu_files() else { return StatusCode::NOT_FOUND.into_response() };
     // Before the file is read, so that no more of them are in memory than are on their way.
-    let Ok(permit) = Arc::clone(&shared.large).try_acquire_owned() else {
+    let Some(place) = shared.large.take(peer.ip()) else {
         shared.counters.put_off.fetch_add(1, Ordering::Relaxed);
         return put_off();
     };
@@ -282,7 +276,9 @@ async fn menu_file(
     let read = tokio::task::spawn_blocking(move || reading.files.open(&directory, &wanted)).await;
     let (bytes, tag) = match read {
         Ok(Ok(read)) => read,
-        Ok(Err(_)) if name.starts_with("pxelinux.cfg/") => return named_config(shared, peer, name).await,
+        Ok(Err(_)) if name.starts_with("pxelinux.cfg/") => {
+            return named_config(shared, ConnectInfo(peer), name).await;
+        }
         Ok(Err(error)) => {
             info!(name, %error, "a file of the menus is asked for and cannot be served");
             return StatusCode::NOT_FOUND.into_response();
@@ -294,7 +290,7 @@ async fn menu_file(
         return answer(&method, &headers, &content, |_| Body::empty());
     }
     shared.counters.files.fetch_add(1, Ordering::Relaxed);
-    answer(&method, &headers, &content, |part| Body::new(TransferBody::new(part, permit)))
+    answer(&method, &headers, &content, |part| Body::new(TransferBody::new(part, place)))
 }
 
 async fn boot_object(
@@ -343,7 +339,7 @@ async fn boot_object(
             return (StatusCode::FOUND, [(LOCATION, location)]).into_response();
         }
     }
-    let Ok(permit) = Arc::clone(&shared.large).try_acquire_owned() else {
+    let Some(place) = shared.large.take(peer.ip()) else {
         shared.counters.put_off.fetch_add(1, Ordering::Relaxed);
         return put_off();
     };
@@ -354,7 +350,7 @@ async fn boot_object(
         info!(node = %mac, address = %peer.ip(), file, "boot file");
         tokio::task::spawn_blocking(move || shared.policy.saw_load(mac, object.name()));
     }
-    answer(&method, &headers, &content, |part| Body::new(TransferBody::new(part, permit)))
+    answer(&method, &headers, &content, |part| Body::new(TransferBody::new(part, place)))
 }
 
 impl ObjectQuery {

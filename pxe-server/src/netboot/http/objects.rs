@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use axum::body::{Bytes, HttpBody};
 use hyper::body::{Frame, SizeHint};
-use tokio::sync::OwnedSemaphorePermit;
 
+use super::shares::LargePlace;
 use crate::netboot::policy::{BootFiles, BootPolicy};
 
 /// A kernel or initrd above this is a mistake, and BIOS machines could not load it.
@@ -128,13 +128,13 @@ fn read(path: &Path) -> Result<Vec<u8>, ObjectError> {
 pub(super) struct TransferBody {
     rest: Bytes,
     until: Instant,
-    _permit: OwnedSemaphorePermit,
+    _place: LargePlace,
 }
 
 impl TransferBody {
-    pub(super) fn new(bytes: Bytes, permit: OwnedSemaphorePermit) -> Self {
+    pub(super) fn new(bytes: Bytes, place: LargePlace) -> Self {
         let allowed = TRANSFER_TIME_MIN + Duration::from_secs(bytes.len() as u64 / RATE_MIN_BYTES_PER_S);
-        Self { rest: bytes, until: Instant::now() + allowed, _permit: permit }
+        Self { rest: bytes, until: Instant::now() + allowed, _place: place }
     }
 }
 

@@ -1,5 +1,7 @@
 //! Scripts as goldens, and the real server on loopback.
 
+mod hostile;
+
 use std::path::PathBuf;
 use std::sync::Mutex;
 use std::time::Duration;
@@ -87,6 +89,10 @@ impl BootPolicy for Policy {
 
     fn saw_load(&self, mac: MacAddr, file: &str) {
         self.loads.lock().unwrap().push((mac, file.to_owned()));
+    }
+
+    fn menu_files(&self) -> Option<PathBuf> {
+        Some(self.directory.join("files"))
     }
 
     fn boot_files(&self) -> BootFiles {
@@ -251,6 +257,21 @@ async fn kernel_and_initrd_come_whole_in_parts_and_over_one_connection() {
 
     let loads = world.policy.loads.lock().unwrap().clone();
     assert_eq!(loads, [(MAC, "vmlinuz".to_owned()), (MAC, "initrd.img".to_owned())]);
+}
+
+/// GRUB up to 2.06, and Red Hat's still, takes a file for empty otherwise.
+#[tokio::test]
+async fn the_length_is_spelt_as_grub_reads_it() {
+    let world = World::new(agent(), 4).await;
+    let mut stream = world.connect().await;
+    stream
+        .write_all(b"GET /boot/b1/initrd.img HTTP/1.1\r\nHost: s\r\nConnection: close\r\n\r\n")
+        .await
+        .unwrap();
+    let mut whole = Vec::new();
+    stream.read_to_end(&mut whole).await.unwrap();
+    let text = String::from_utf8_lossy(&whole);
+    assert!(text.contains("\r\nContent-Length: 523\r\n"), "{text}");
 }
 
 #[tokio::test]
