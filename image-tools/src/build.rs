@@ -16,14 +16,14 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use clap::Args;
 use image_format::{
-    CONTAINER_BYTES, Delta, Hash, NodeKind, PackedFrame, TOC_LEVEL, TarLayout, Tree, encode_front,
-    encode_toc, plan_toc_space,
+    CONTAINER_BYTES, Delta, FileSystem, Hash, Mode, NodeKind, PackedFrame, TOC_LEVEL, TarLayout, Tree,
+    encode_front, encode_toc, plan_toc_space,
 };
 
 pub(crate) use outputs::hash_pieces;
 
 use crate::contents::Contents;
-use crate::facts;
+use crate::facts::{self, Facts};
 use crate::keys;
 use crate::pending::Pending;
 
@@ -61,9 +61,17 @@ struct Packed {
     hashes: Vec<Option<Hash>>,
 }
 
-/// Makes the image and all its companions, or nothing.
+/// What the manifest says beside what follows from the file.
+struct Subject {
+    mode: Mode,
+    delta: Option<Delta>,
+    facts: Facts,
+    file_system: FileSystem,
+}
+
+/// Makes the image of a root directory and all its companions, or nothing.
 pub(crate) fn build(tree: &Tree, contents: &dyn Contents, options: &BuildOptions) -> Result<()> {
-    build_any(tree, contents, options, None)
+    build_subject(tree, contents, options, Subject::root(tree, contents, None)?)
 }
 
 /// As [`build`], for the tree of a delta image.
@@ -73,18 +81,42 @@ pub(crate) fn build_delta(
     options: &BuildOptions,
     delta: Delta,
 ) -> Result<()> {
-    build_any(tree, contents, options, Some(delta))
+    build_subject(tree, contents, options, Subject::root(tree, contents, Some(delta))?)
 }
 
-fn build_any(
+/// As [`build`], of a partition with a file system of this kind: `tree` has it as its one file.
+pub(crate) fn build_partition(
     tree: &Tree,
     contents: &dyn Contents,
     options: &BuildOptions,
-    delta: Option<Delta>,
+    kind: &str,
+) -> Result<()> {
+    let file_system = FileSystem { kind: kind.to_owned(), features: Vec::new() };
+    let subject = Subject { mode: Mode::Partition, delta: None, facts: Facts::default(), file_system };
+    build_subject(tree, contents, options, subject)
+}
+
+impl Subject {
+    fn root(tree: &Tree, contents: &dyn Contents, delta: Option<Delta>) -> Result<Self> {
+        // QUIRK(GRUB <= 2.06, e2fsck < 1.47): cannot read what mke2fs >= 1.47 turns on by default.
+        let features = vec!["^metadata_csum_seed".to_owned(), "^orphan_file".to_owned()];
+        Ok(Self {
+            mode: if delta.is_some() { Mode::Delta } else { Mode::Files },
+            delta,
+            facts: facts::find(tree, contents)?,
+            file_system: FileSystem { kind: "ext4".to_owned(), features },
+        })
+    }
+}
+
+fn build_subject(
+    tree: &Tree,
+    contents: &dyn Contents,
+    options: &BuildOptions,
+    subject: Subject,
 ) -> Result<()> {
     let name = image_name(options)?;
     let key = options.sign.as_deref().map(keys::read_secret_key).transpose()?;
-    let facts = facts::find(tree, contents)?;
     let layout = TarLayout::new(tree)?;
     let job = runs::Job {
         tree,
@@ -107,8 +139,7 @@ fn build_any(
         let compressed = compress_toc(&toc)?;
         if let Some(front) = encode_front(&toc, &compressed, space) {
             packed.file.file().write_all_at(&front, 0).context("writing the image")?;
-            let image =
-                outputs::Image { tree, name, facts, delta, toc: &toc, toc_len: compressed.len() as u64 };
+            let image = outputs::Image { tree, name, subject, toc: &toc, toc_len: compressed.len() as u64 };
             return outputs::finish(&image, packed.file, packed.end, &options.output, key.as_ref());
         }
         // Never seen: hashes or frames took more than planned. The data has to begin further behind.
@@ -147,6 +178,14 @@ fn pack(job: &runs::Job<'_>, space: u64, output: &std::path::Path) -> Result<Pac
     let mut packed =
         Packed { file, end: space, frames: Vec::new(), hashes: vec![None; job.tree.nodes().len()] };
     for (number, run) in runs.into_iter().enumerate() {
+        for (index, hash) in run.hashes {
+            if let Some(slot) = packed.hashes.get_mut(index) {
+                *slot = Some(hash);
+            }
+        }
+        if run.frames.is_empty() {
+            continue;
+        }
         // The first run lies in its place already; the others begin at a container of their own.
         let base = if number == 0 { 0 } else { image_format::next_container(packed.end) };
         if number > 0 {
@@ -162,11 +201,6 @@ fn pack(job: &runs::Job<'_>, space: u64, output: &std::path::Path) -> Result<Pac
         packed
             .frames
             .extend(run.frames.iter().map(|frame| PackedFrame { offset: base + frame.offset, ..*frame }));
-        for (index, hash) in run.hashes {
-            if let Some(slot) = packed.hashes.get_mut(index) {
-                *slot = Some(hash);
-            }
-        }
         packed.end = base + run.end;
     }
     Ok(packed)

@@ -1,4 +1,4 @@
-//! A directory -> an image.
+//! A directory, or a partition -> an image.
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
@@ -16,6 +16,7 @@ use crate::build::{self, BuildOptions};
 use crate::contents::{DirectoryContents, Stamp};
 use crate::exclude::{self, Excludes};
 use crate::owners::Accounts;
+use crate::partition;
 use crate::pending::directory_of;
 use crate::text;
 
@@ -23,7 +24,12 @@ use crate::text;
 #[derive(Debug, Args)]
 pub(crate) struct CaptureArguments {
     /// The root directory of the system to capture.
-    directory: PathBuf,
+    #[arg(required_unless_present = "partition")]
+    directory: Option<PathBuf>,
+    /// Capture the blocks of a partition, or of a file that holds one, instead of a directory: for file systems whose
+    /// files cannot be carried. Of ext2, ext3, ext4 and XFS only what is in use is read, of others all but zeros.
+    #[arg(long, value_name = "DEVICE|FILE", conflicts_with_all = ["directory", "exclude", "no_default_excludes", "one_file_system"])]
+    partition: Option<PathBuf>,
     #[command(flatten)]
     build: BuildOptions,
     /// Leave out what matches, with all beneath it: a path from the root, with `*`, `?` and `**`. May be repeated.
@@ -39,14 +45,18 @@ pub(crate) struct CaptureArguments {
 
 /// Makes the image.
 pub(crate) fn run(arguments: &CaptureArguments) -> Result<()> {
+    if let Some(path) = &arguments.partition {
+        return partition::capture(path, &arguments.build);
+    }
+    let directory = arguments.directory.as_deref().context("name a directory")?;
     let mut excludes = Excludes::default();
     if !arguments.no_default_excludes {
         exclude::DEFAULTS.iter().for_each(|pattern| excludes.add(pattern));
     }
     arguments.exclude.iter().for_each(|pattern| excludes.add(pattern));
-    let doing = || format!("opening the directory {}", arguments.directory.display());
-    let root = open_root(&arguments.directory).with_context(doing)?;
-    refuse_output_inside(&arguments.directory, &arguments.build.output, &excludes)?;
+    let doing = || format!("opening the directory {}", directory.display());
+    let root = open_root(directory).with_context(doing)?;
+    refuse_output_inside(directory, &arguments.build.output, &excludes)?;
     let accounts = Accounts::read(root.as_fd())?;
     let walk = Walk {
         root: &root,

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 
@@ -17,14 +18,41 @@ const READ_BYTES: usize = 256 << 10;
 
 /// Gives the data of files.
 pub(crate) trait Contents: Sync {
-    /// Calls `each` with the data extents of node `index`, which is a file, one after the other.
+    /// Calls `each` with these bytes of the data of node `index`, which is a file; data is counted without holes.
+    fn read_part(
+        &self,
+        index: usize,
+        node: &Node,
+        content: &FileContent,
+        part: Range<u64>,
+        each: &mut dyn FnMut(&[u8]) -> Result<()>,
+    ) -> Result<()>;
+
+    /// All of the file's data.
     fn read(
         &self,
         index: usize,
         node: &Node,
         content: &FileContent,
         each: &mut dyn FnMut(&[u8]) -> Result<()>,
-    ) -> Result<()>;
+    ) -> Result<()> {
+        self.read_part(index, node, content, 0..content.data_bytes(), each)
+    }
+}
+
+/// Where in a file these bytes of its data lie; data is counted without holes.
+pub(crate) fn data_ranges(content: &FileContent, part: &Range<u64>) -> Vec<Range<u64>> {
+    let mut at = 0;
+    let mut ranges = Vec::new();
+    for extent in &content.extents {
+        let begin = part.start.saturating_sub(at).min(extent.len);
+        let end = part.end.saturating_sub(at).min(extent.len);
+        if begin < end {
+            ranges.push(extent.offset + begin..extent.offset + end);
+        }
+        at += extent.len;
+    }
+    ranges
 }
 
 /// What an inode was when the tree was walked; if it is another now, the image would be of no moment in time.
@@ -56,11 +84,12 @@ pub(crate) struct DirectoryContents {
 }
 
 impl Contents for DirectoryContents {
-    fn read(
+    fn read_part(
         &self,
         index: usize,
         node: &Node,
         content: &FileContent,
+        part: Range<u64>,
         each: &mut dyn FnMut(&[u8]) -> Result<()>,
     ) -> Result<()> {
         let path = || text::path(&node.path);
@@ -71,24 +100,24 @@ impl Contents for DirectoryContents {
             _ => bail!("/{} changed while it was read; capture a tree that nobody writes to", path()),
         };
         check()?;
-        for extent in &content.extents {
-            read_range(&file, extent.offset, extent.len, each).with_context(reading)?;
+        for range in data_ranges(content, &part) {
+            read_range(&file, range, each).with_context(reading)?;
         }
         check()
     }
 }
 
-/// `len` bytes of a file from `offset` on.
+/// Calls `each` with all bytes of `range`, in order.
 pub(crate) fn read_range(
     file: &File,
-    offset: u64,
-    len: u64,
+    range: Range<u64>,
     each: &mut dyn FnMut(&[u8]) -> Result<()>,
 ) -> Result<()> {
-    let mut buffer = vec![0; READ_BYTES];
-    let (mut at, mut left) = (offset, len);
-    while left > 0 {
-        let wanted = usize::try_from(left).unwrap_or(usize::MAX).min(READ_BYTES);
+    let longest = usize::try_from(range.end.saturating_sub(range.start)).unwrap_or(usize::MAX);
+    let mut buffer = vec![0; longest.min(READ_BYTES)];
+    let mut at = range.start;
+    while at < range.end {
+        let wanted = usize::try_from(range.end - at).unwrap_or(usize::MAX).min(READ_BYTES);
         let count = match file.read_at(buffer.get_mut(..wanted).unwrap_or_default(), at) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             count => count?,
@@ -98,7 +127,22 @@ pub(crate) fn read_range(
         }
         each(buffer.get(..count).unwrap_or_default())?;
         at += count as u64;
-        left -= count as u64;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::data_ranges;
+    use image_format::{DataExtent, FileContent};
+
+    #[test]
+    fn parts_of_data_lie_between_holes() {
+        let extents = vec![DataExtent { offset: 100, len: 10 }, DataExtent { offset: 200, len: 20 }];
+        let content = FileContent { size: 300, extents };
+        assert_eq!(data_ranges(&content, &(0..30)), [100..110, 200..220]);
+        assert_eq!(data_ranges(&content, &(5..12)), [105..110, 200..202]);
+        assert_eq!(data_ranges(&content, &(9..11)), [109..110, 200..201]);
+        assert_eq!(data_ranges(&content, &(30..40)), []);
+    }
 }

@@ -8,6 +8,7 @@
 //! It is an image like any other, so it is signed, served, fetched and checked like any other.
 
 use std::collections::HashSet;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -164,21 +165,36 @@ struct DeltaContents<'a> {
 }
 
 impl Contents for DeltaContents<'_> {
-    fn read(
+    fn read_part(
         &self,
         index: usize,
         _: &Node,
         _: &FileContent,
+        part: Range<u64>,
         each: &mut dyn FnMut(&[u8]) -> Result<()>,
     ) -> Result<()> {
         match self.sources.get(index).context("a node of another tree")? {
-            Source::Bytes(bytes) => each(bytes),
+            Source::Bytes(bytes) => each(within(bytes, 0, &part)),
             Source::Entry(entry, _) => {
                 let entry = self.new.toc.entry(*entry).context("an entry of another table")?;
-                self.new.toc.extents(entry).iter().try_for_each(|extent| each(self.part(extent)?.as_slice()))
+                let mut at = 0;
+                for extent in self.new.toc.extents(entry) {
+                    let end = at + u64::from(extent.len);
+                    if at < part.end && end > part.start {
+                        each(within(&self.part(extent)?, at, &part))?;
+                    }
+                    at = end;
+                }
+                Ok(())
             }
         }
     }
+}
+
+/// What of `part` lies in these bytes, the first of which is at `at`.
+fn within<'a>(bytes: &'a [u8], at: u64, part: &Range<u64>) -> &'a [u8] {
+    let index = |place: u64| usize::try_from(place.saturating_sub(at)).unwrap_or(usize::MAX).min(bytes.len());
+    bytes.get(index(part.start)..index(part.end)).unwrap_or_default()
 }
 
 impl DeltaContents<'_> {
@@ -210,7 +226,16 @@ impl DeltaContents<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::is_of_one_node;
+    use super::{is_of_one_node, within};
+
+    #[test]
+    fn parts_of_data_are_cut_out_of_what_is_read() {
+        assert_eq!(within(b"abcdef", 0, &(0..6)), b"abcdef");
+        assert_eq!(within(b"abcdef", 10, &(12..14)), b"cd");
+        assert_eq!(within(b"abcdef", 10, &(0..12)), b"ab");
+        assert_eq!(within(b"abcdef", 10, &(14..99)), b"ef");
+        assert_eq!(within(b"abcdef", 10, &(16..99)), b"");
+    }
 
     #[test]
     fn what_each_node_has_its_own_of_is_named_by_path() {

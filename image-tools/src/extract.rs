@@ -1,4 +1,4 @@
-//! An image -> a directory, by the same writer that nodes use.
+//! An image -> a directory, by the same writer that nodes use; or a partition.
 
 use std::num::NonZero;
 use std::os::unix::ffi::OsStrExt;
@@ -12,6 +12,7 @@ use image_apply::{Applier, verify_tree};
 use image_format::FrameIndex;
 
 use crate::image_file::ImageFile;
+use crate::partition;
 use crate::pending::directory_of;
 use crate::progress;
 use crate::text;
@@ -22,8 +23,14 @@ pub(crate) struct ExtractArguments {
     /// The image.
     image: PathBuf,
     /// The directory to make; an empty one may be there.
-    #[arg(short = 'C', long, value_name = "DIR")]
-    directory: PathBuf,
+    #[arg(short = 'C', long, value_name = "DIR", required_unless_present = "partition")]
+    directory: Option<PathBuf>,
+    /// Where to write an image of a partition to.
+    #[arg(long, value_name = "DEVICE|FILE", conflicts_with = "directory")]
+    partition: Option<PathBuf>,
+    /// What is on that device, or in that file, may go.
+    #[arg(long, requires = "partition")]
+    overwrite: bool,
     /// A minisign public key that may have signed the image. May be repeated.
     #[arg(long, value_name = "PUB")]
     trust: Vec<PathBuf>,
@@ -34,9 +41,13 @@ pub(crate) struct ExtractArguments {
 
 /// Writes the tree and reads it back.
 pub(crate) fn run(arguments: &ExtractArguments) -> Result<()> {
+    if let Some(target) = &arguments.partition {
+        let image = ImageFile::open(&arguments.image, &arguments.trust)?;
+        return partition::restore(&image, target, arguments.overwrite);
+    }
     ensure!(rustix::process::geteuid().is_root(), "extract sets owners and makes devices: run it as root");
     let image = ImageFile::open(&arguments.image, &arguments.trust)?;
-    let target = &arguments.directory;
+    let target = arguments.directory.as_deref().context("name a directory")?;
     let place = Place::prepare(target)?;
     let result = write_tree(&image, place.directory(), !arguments.no_read_back);
     match result {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use clap::Args;
-use image_format::EntryKind;
+use image_format::{EntryKind, Mode};
 use serde_json::json;
 
 use crate::image_file::{ImageFile, read_companion};
@@ -93,6 +93,10 @@ fn print(image: &ImageFile, counts: &Counts, signature: &str) {
     if let Some(manifest) = &image.manifest {
         let or_unknown = |value: &Option<String>| value.clone().unwrap_or_else(|| "unknown".to_owned());
         show("name", manifest.name.clone());
+        if manifest.mode == Mode::Partition {
+            let kind = &manifest.root_file_system.kind;
+            show("of", format!("a partition with a file system of kind {kind}"));
+        }
         show("distribution", or_unknown(&manifest.distribution));
         show("architecture", or_unknown(&manifest.architecture));
         show("kernel", manifest.kernel.clone().unwrap_or_else(|| "none: the image does not boot".to_owned()));

@@ -18,6 +18,7 @@ mod inspect;
 mod keys;
 mod list;
 mod owners;
+mod partition;
 mod pending;
 mod progress;
 mod sources;

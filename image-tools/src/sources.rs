@@ -6,6 +6,7 @@ mod containers;
 
 use std::fs::File;
 use std::io::{self, Read, Write};
+use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
@@ -200,22 +201,23 @@ pub(crate) struct MergedContents {
 }
 
 impl Contents for MergedContents {
-    fn read(
+    fn read_part(
         &self,
         index: usize,
         _: &Node,
         content: &FileContent,
+        part: Range<u64>,
         each: &mut dyn FnMut(&[u8]) -> Result<()>,
     ) -> Result<()> {
         match self.places.get(index).copied().unwrap_or_default() {
             Place::Nowhere => bail!("a file without data; please report this"),
-            Place::Spool(offset) => read_range(&self.spool, offset, content.data_bytes(), each)
+            Place::Spool(offset) => read_range(&self.spool, offset + part.start..offset + part.end, each)
                 .context("reading the copied archive"),
             Place::Directory(number, index) => {
                 let (tree, contents) =
                     self.directories.get(number).context("a directory without a number")?;
                 let node = tree.nodes().get(index).context("a file without a number")?;
-                contents.read(index, node, content, each)
+                contents.read_part(index, node, content, part, each)
             }
         }
     }

@@ -115,7 +115,7 @@ fn a_kernel_layer_goes_over_a_container_image() {
         layout.import(text(&layout.path("layout")), &["--layer", text(&kernel), "--exclude", "/srv"]);
     // A directory brings its own root, and more of times than a tar of whole seconds.
     for name in ["", "bin", "boot", "boot/vmlinuz-6.1.0-1-amd64"].map(Path::new) {
-        assert_eq!(again[name].mtime.0 / 100, seen[name].mtime.0 / 100);
+        assert!(again[name].mtime.0.abs_diff(seen[name].mtime.0) < 100);
         again.insert(name.to_owned(), seen[name].clone());
     }
     assert_equal(&again, &seen);

@@ -1,4 +1,5 @@
-//! What images are made from: tar streams and the layers of container images; and how several of them become one tree.
+//! What images are made from: tar streams and the layers of container images, and how several of them become one tree;
+//! and what of a partition is in use.
 //!
 //! Never opens a file: whoever has the bytes passes them in as [`std::io::Read`], and nothing in them is trusted.
 //!
@@ -7,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 mod acl;
+mod blocks;
 mod error;
 mod member;
 mod merge;
@@ -14,6 +16,7 @@ pub mod oci;
 mod tar;
 mod unpack;
 
+pub use blocks::{BlocksError, Found, ReadAt, find_file_system};
 pub use error::{SourceError, printable};
 pub use member::{Member, MemberKind, split_path};
 pub use merge::{Merge, Over};

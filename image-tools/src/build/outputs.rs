@@ -8,25 +8,24 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, Result, anyhow};
 use image_format::{
-    CONTAINER_BYTES, Delta, FileContent, FileSystem, HEADER_FRAME_BYTES, Hash, Manifest, Mode, NodeKind,
-    TOC_FRAME_HEADER_BYTES, TocLocation, Tree, piece_size_for,
+    CONTAINER_BYTES, FileContent, HEADER_FRAME_BYTES, Hash, Manifest, NodeKind, TOC_FRAME_HEADER_BYTES,
+    TocLocation, Tree, piece_size_for,
 };
 use minisign::SecretKey;
 use sha1::{Digest, Sha1};
 use swarm::Metainfo;
 
-use crate::facts::Facts;
+use super::Subject;
 use crate::keys;
 use crate::pending::{Pending, companion};
 use crate::progress;
 use crate::text;
 
-/// What the manifest says beside what follows from the file.
+/// An image whose file is written.
 pub(super) struct Image<'a> {
     pub(super) tree: &'a Tree,
     pub(super) name: String,
-    pub(super) facts: Facts,
-    pub(super) delta: Option<Delta>,
+    pub(super) subject: Subject,
     pub(super) toc: &'a [u8],
     pub(super) toc_len: u64,
 }
@@ -91,13 +90,14 @@ fn remove_if_there(path: &Path) -> Result<()> {
 }
 
 fn manifest(image: &Image<'_>, len: u64, piece_size: u64, pieces: &Pieces, info_hash: [u8; 20]) -> Manifest {
+    let facts = &image.subject.facts;
     let data_bytes =
         |kind: &NodeKind| if let NodeKind::File(file) = kind { FileContent::data_bytes(file) } else { 0 };
     Manifest {
         format: Manifest::format_name(),
         version: Manifest::format_version(),
-        mode: if image.delta.is_some() { Mode::Delta } else { Mode::Files },
-        delta: image.delta,
+        mode: image.subject.mode,
+        delta: image.subject.delta,
         name: image.name.clone(),
         image_id: Hash::of(image.toc),
         file_size: len,
@@ -113,15 +113,11 @@ fn manifest(image: &Image<'_>, len: u64, piece_size: u64, pieces: &Pieces, info_
         container_bytes: CONTAINER_BYTES,
         entries: image.tree.nodes().len() as u64,
         content_bytes: image.tree.nodes().iter().map(|node| data_bytes(&node.kind)).sum(),
-        architecture: image.facts.architecture.clone(),
-        distribution: image.facts.distribution.clone(),
-        kernel: image.facts.kernel.clone(),
-        boot: image.facts.boot,
-        root_file_system: FileSystem {
-            kind: "ext4".to_owned(),
-            // QUIRK(GRUB <= 2.06, e2fsck < 1.47): cannot read what mke2fs >= 1.47 turns on by default.
-            features: vec!["^metadata_csum_seed".to_owned(), "^orphan_file".to_owned()],
-        },
+        architecture: facts.architecture.clone(),
+        distribution: facts.distribution.clone(),
+        kernel: facts.kernel.clone(),
+        boot: facts.boot,
+        root_file_system: image.subject.file_system.clone(),
     }
 }
 
