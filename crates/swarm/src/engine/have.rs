@@ -24,7 +24,7 @@ pub enum HavePolicy {
     Suppress,
     /// In batches, after this time.
     Fixed(Duration),
-    /// At once where it starts a transfer, else in batches within the time of seven pieces.
+    /// At once where it starts a transfer, else in batches within the time of a dozen pieces.
     Adaptive,
 }
 
@@ -49,7 +49,7 @@ impl std::str::FromStr for HavePolicy {
 
 /// Bounds of the adaptive deadline: the time of a few pieces within these. What is urgent doesn't wait for it; but
 /// a peer that knows late what is rare chooses worse, so more pieces than this cost time.
-const DEADLINE_PIECES: u64 = 7;
+const DEADLINE_PIECES: u64 = 12;
 const DEADLINE_MIN: Duration = Duration::from_millis(10);
 const DEADLINE_MAX: Duration = Duration::from_millis(500);
 
@@ -59,17 +59,14 @@ const DEADLINE_STOCK: Duration = Duration::from_millis(50);
 /// So many entries are sent without waiting for the deadline.
 const BATCH_ENTRIES: usize = 64;
 
-/// A piece that at most this many others have is told to [`RARE_PEERS`] peers at once.
+/// A piece that at most this many others have is told to [`RARE_PEERS`] peers at once: nearly all that a tracker names
+/// for us, since the sooner it spreads the better; with all nodes of a rack connected it is still a few.
 const RARE_AVAILABILITY: u32 = 1;
-const RARE_PEERS: usize = 2;
-
-/// Fewer obtainable pieces than this make us hungry, more than [`SATED_PIECES`] not.
-const HUNGRY_PIECES: u32 = 2;
-const SATED_PIECES: u32 = 4;
+const RARE_PEERS: usize = 7;
 
 /// A peer that knows of more pieces than this which it could ask us for is kept from asking by something else than what
 /// it knows, so telling it of another fills no uplink.
-const STOCKED_PIECES: usize = 10;
+const STOCKED_PIECES: usize = 9;
 
 /// With less than this to upload, our uplink is idle before the next request can be here: everyone who waits
 /// is told.
@@ -200,7 +197,7 @@ impl Swarm {
         let mut waiting: Vec<_> =
             waiting.map(|(key, active)| (!active.starves(), active.served_at, key)).collect();
         waiting.sort();
-        let low = (piece / 16).max(4 * u64::from(BLOCK_BYTES));
+        let low = (piece / 16).max(2 * u64::from(BLOCK_BYTES));
         for (place, (sated, _, key)) in waiting.into_iter().enumerate() {
             if !sated || (place == 0 && backlog < low) || backlog < IDLE_BYTES {
                 self.flush(key);
@@ -316,14 +313,13 @@ impl Swarm {
         self.send(peer, Message::Have(piece.get()));
     }
 
-    /// Whether few pieces are left that we could ask for.
+    /// Hungry is who lacks pieces and knows of none that it could ask for.
     pub(super) fn update_hunger(&mut self) {
-        let obtainable = self.pieces.obtainable();
-        self.log.hungry = !self.is_complete()
-            && (obtainable < HUNGRY_PIECES || (self.log.hungry && obtainable <= SATED_PIECES));
+        self.log.hungry = !self.is_complete() && self.pieces.obtainable() == 0;
     }
 
-    /// At every tick: our peers learn that we became hungry, or are no more.
+    /// At every tick: who gives pieces out one by one learns that we became hungry, or are no more. To the others the
+    /// flag rides along with the next batch: they tell us what they have soon enough.
     pub(super) fn tell_hunger(&mut self) {
         self.update_hunger();
         if self.config.have_policy != HavePolicy::Adaptive {
@@ -331,7 +327,10 @@ impl Swarm {
         }
         let hungry = self.log.hungry;
         let outdated = self.active_peers().filter(|(_, active)| {
-            active.es_have.is_some() && !active.is_complete() && active.told_hungry != hungry
+            active.es_have.is_some()
+                && active.redundant_have
+                && !active.is_complete()
+                && active.told_hungry != hungry
         });
         let outdated: Vec<PeerKey> = outdated.map(|(key, _)| key).collect();
         outdated.into_iter().for_each(|key| self.flush(key));
