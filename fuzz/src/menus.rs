@@ -59,7 +59,7 @@ pub fn menus(data: &[u8]) {
                 oracle::judge_ipxe(&ipxe::script(&plan, &server, authorised))
                     .expect("an iPXE script of ours");
             }
-            oracle::judge_grub(&grub::config(&plan, mac)).expect("a GRUB configuration of ours");
+            oracle::judge_grub(&grub::config(&plan, &server, mac)).expect("a GRUB configuration of ours");
             oracle::judge_pxelinux(&pxelinux::config(&plan, mac)).expect("a PXELINUX configuration of ours");
             let _ = preview::draw(&plan);
         }

@@ -8,6 +8,7 @@ use std::fmt::Write as _;
 
 use dhcp_wire::MacAddr;
 
+use crate::Server;
 use crate::model::{Firmware, Item, Local, Menu, Start};
 use crate::names::{More, node};
 use crate::resolve::{Plan, Ready, Step};
@@ -61,10 +62,10 @@ pub fn root() -> String {
     )
 }
 
-/// The configuration of a plan.
+/// The configuration of a plan. Files of ours come from `server`.
 #[must_use]
-pub fn config(plan: &Plan<'_>, mac: MacAddr) -> String {
-    let mut config = Config { text: String::new(), plan, mac };
+pub fn config(plan: &Plan<'_>, server: &Server, mac: MacAddr) -> String {
+    let mut config = Config { text: String::new(), plan, device: server.grub_device(), mac };
     match &plan.start {
         Start::Menu(name) => config.menu(name),
         Start::Entry(name) => config.entry_alone(name),
@@ -75,17 +76,45 @@ pub fn config(plan: &Plan<'_>, mac: MacAddr) -> String {
 /// Starts our agent: the kernel and initrd of a bundle with a command line for this boot.
 /// `None` if a word could break out of its quotes.
 #[must_use]
-pub fn agent(bundle: &str, arguments: &[String]) -> Option<String> {
+pub fn agent(bundle: &str, arguments: &[String], server: &Server) -> Option<String> {
     let harmless = |text: &str| {
         !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'\'' && byte != b'\\')
     };
     if !harmless(bundle) || bundle.contains('/') || !arguments.iter().all(|word| harmless(word)) {
         return None;
     }
-    let words: String = arguments.iter().map(|word| format!(" '{word}'")).collect();
-    Some(format!(
-        "echo 'ESIR: starting the agent'\nlinux '/boot/{bundle}/vmlinuz'{words}\ninitrd '/boot/{bundle}/initrd.img'\nboot\n"
-    ))
+    let (kernel, initrd) = (format!("/boot/{bundle}/vmlinuz"), format!("/boot/{bundle}/initrd.img"));
+    let linux = linux(server.grub_device().as_deref(), &kernel, &[initrd], arguments);
+    Some(format!("echo 'ESIR: starting the agent'\n{linux}"))
+}
+
+/// Loads a kernel and starts it, if all of it came. Over HTTP from `device` where GRUB can: its TFTP asks for one KiB at a
+/// time and waits for each. A signed GRUB has its module for HTTP or never gets it, and says which at once.
+fn linux(device: Option<&str>, kernel: &str, initrd: &[String], words: &[String]) -> String {
+    let words: String = words.iter().map(|word| format!(" '{word}'")).collect();
+    let load = |device: &str| {
+        let at = |path: &str| match path.strip_prefix('/') {
+            Some(path) => format!("'{device}/{path}'"),
+            None => format!("'{path}'"),
+        };
+        let mut commands = vec![format!("linux {}{words}", at(kernel))];
+        if !initrd.is_empty() {
+            let files: Vec<String> = initrd.iter().map(|path| at(path)).collect();
+            commands.push(format!("initrd {}", files.join(" ")));
+        }
+        // Each goes on only if the one before it did what it should.
+        commands.iter().rev().fold("boot\n".to_owned(), |inner, command| {
+            format!("if {command}; then\n{}fi\n", indented(&inner))
+        })
+    };
+    let ours = initrd.iter().map(String::as_str).chain([kernel]).any(|path| path.starts_with('/'));
+    let over_http = device.filter(|_| ours).map(load).map(|lines| indented(&lines));
+    let over_http = over_http.map(|lines| format!("if insmod http; then\n{lines}fi\n")).unwrap_or_default();
+    over_http + &load("")
+}
+
+fn indented(lines: &str) -> String {
+    lines.lines().map(|line| format!("  {line}\n")).collect()
 }
 
 /// Says something on the console and goes back to the firmware.
@@ -116,13 +145,16 @@ pub fn local(firmware: Firmware, style: Local) -> String {
 
 /// An entry as GRUB shows it, or one sentence why it does not.
 pub(crate) fn ready(plan: &Plan<'_>, name: &str) -> Result<Ready, String> {
-    // Whose configuration it is makes no difference to that.
-    Config { text: String::new(), plan, mac: MacAddr([0; 6]) }.entry(name).map(|(ready, _)| ready)
+    // Neither whose configuration it is nor where from makes a difference to that.
+    Config { text: String::new(), plan, device: None, mac: MacAddr([0; 6]) }
+        .entry(name)
+        .map(|(ready, _)| ready)
 }
 
 struct Config<'a> {
     text: String,
     plan: &'a Plan<'a>,
+    device: Option<String>,
     mac: MacAddr,
 }
 
@@ -206,9 +238,7 @@ impl Config<'_> {
                     ready.title,
                     id(start)
                 ));
-                for line in body.lines() {
-                    self.line(format_args!("  {line}"));
-                }
+                self.text.push_str(&indented(body));
             }
             (Start::Entry(_), None) => return,
         }
@@ -246,29 +276,24 @@ impl Config<'_> {
             Step::Ask => text = format!("source '/grub/item/{}/{name}'\n", self.mac),
             Step::Local(style) => text = local(self.plan.firmware, *style),
             Step::Kernel { kernel, initrd, args } => {
-                let args: String = args.iter().map(|word| format!(" '{word}'")).collect();
+                let initrd: Vec<String> = initrd.iter().map(path).collect::<Result<_, _>>()?;
                 let _ = writeln!(text, "echo 'ESIR: booting {}'", ready.title);
-                let _ = writeln!(text, "linux {}{args}", path(kernel)?);
-                if !initrd.is_empty() {
-                    let files: Vec<String> = initrd.iter().map(path).collect::<Result<_, _>>()?;
-                    let _ = writeln!(text, "initrd {}", files.join(" "));
-                }
-                text.push_str("boot\n");
+                text.push_str(&linux(self.device.as_deref(), &path(kernel)?, &initrd, args));
             }
             Step::Program(file) if self.plan.firmware == Firmware::Bios => {
-                let _ = writeln!(text, "linux {}\nboot", path(file)?);
+                let _ = writeln!(text, "linux '{}'\nboot", path(file)?);
             }
             Step::Program(file) => {
-                let _ = writeln!(text, "chainloader {}\nboot", path(file)?);
+                let _ = writeln!(text, "chainloader '{}'\nboot", path(file)?);
             }
             Step::Chain(to) => {
                 let path = path(to)?;
-                let command = match path.trim_end_matches('\'').rsplit_once('.').map(|(_, end)| end) {
+                let command = match path.rsplit_once('.').map(|(_, end)| end) {
                     Some("efi") => "chainloader",
                     Some("cfg") => "configfile",
                     _ => return Err("GRUB can chain only to .efi and .cfg files".to_owned()),
                 };
-                let _ = writeln!(text, "{command} {path}");
+                let _ = writeln!(text, "{command} '{path}'");
                 if command == "chainloader" {
                     text.push_str("boot\n");
                 }
@@ -281,9 +306,9 @@ impl Config<'_> {
 
 fn path(location: &Location) -> Result<String, String> {
     match location {
-        Location::File(path) => Ok(format!("'/files/{path}'")),
+        Location::File(path) => Ok(format!("/files/{path}")),
         Location::Url { scheme, host, path } if scheme != "https" && !host.contains(':') => {
-            Ok(format!("'({scheme},{host}){path}'"))
+            Ok(format!("({scheme},{host}){path}"))
         }
         Location::Url { .. } => {
             Err("GRUB reads from http and tftp servers on their usual ports only".to_owned())

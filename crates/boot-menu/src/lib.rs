@@ -49,6 +49,12 @@ impl Server {
         format!("http://{}", self.authority())
     }
 
+    /// The server over HTTP as GRUB names it, in front of a path. `None` where it is not at the usual port, since only
+    /// newer GRUBs know others.
+    pub(crate) fn grub_device(&self) -> Option<String> {
+        (self.http.port() == 80).then(|| format!("(http,{})", self.http.ip()))
+    }
+
     /// `ADDRESS` or `ADDRESS:PORT`.
     pub(crate) fn authority(&self) -> String {
         match self.http.port() {

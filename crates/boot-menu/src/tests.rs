@@ -130,7 +130,8 @@ fn menu_with_every_kind_of_item_for_every_firmware() {
     for firmware in Firmware::ALL {
         let facts = facts("52:54:00:aa:bb:01", firmware);
         let plan = menus.resolve(&facts, &server(), |_| false).unwrap();
-        let (script, config) = (ipxe::script(&plan, &server(), false), grub::config(&plan, facts.mac));
+        let (script, config) =
+            (ipxe::script(&plan, &server(), false), grub::config(&plan, &server(), facts.mac));
         oracle::judge_ipxe(&script).unwrap();
         oracle::judge_grub(&config).unwrap();
         golden(&format!("menu-{}.ipxe", firmware.word()), &script);
@@ -154,7 +155,7 @@ fn each_entry_alone_once_it_was_chosen() {
                     scripts += &script;
                 }
             }
-            let config = grub::config(&plan, facts.mac);
+            let config = grub::config(&plan, &server(), facts.mac);
             oracle::judge_grub(&config).unwrap();
             configs += &format!("# --- {entry}\n{config}");
         }
@@ -422,7 +423,7 @@ fn render_all(menus: &Menus, node: &Facts) {
             for authorised in [false, true] {
                 oracle::judge_ipxe(&ipxe::script(&plan, &server(), authorised)).unwrap();
             }
-            oracle::judge_grub(&grub::config(&plan, facts.mac)).unwrap();
+            oracle::judge_grub(&grub::config(&plan, &server(), facts.mac)).unwrap();
             oracle::judge_pxelinux(&pxelinux::config(&plan, facts.mac)).unwrap();
             let _ = preview::draw(&plan);
         }
@@ -567,4 +568,16 @@ fn pxelinux_s_file_names_are_read_and_nothing_else_is() {
     ] {
         assert_eq!(Name::parse(other), None, "{other}");
     }
+}
+
+#[test]
+fn grub_loads_over_http_where_it_can_and_starts_no_kernel_without_its_initrd() {
+    let words = ["console=ttyS0".to_owned()];
+    let agent = grub::agent("b1", &words, &server()).unwrap();
+    oracle::judge_grub(&agent).unwrap();
+    golden("agent-grub.cfg", &agent);
+    let elsewhere = Server { http: "10.77.0.1:8080".parse().unwrap(), ..server() };
+    let by_tftp = grub::agent("b1", &words, &elsewhere).unwrap();
+    assert!(!by_tftp.contains("http") && agent.ends_with(by_tftp.split_once('\n').unwrap().1), "{by_tftp}");
+    assert_eq!(grub::agent("b1", &["it's".to_owned()], &server()), None);
 }

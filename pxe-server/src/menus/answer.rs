@@ -89,7 +89,7 @@ pub(crate) fn answer(
 
 fn render(plan: &Plan<'_>, request: &BootRequest, server: &Server, authorised: bool) -> String {
     match request.loader {
-        Loader::Grub => grub::config(plan, request.mac),
+        Loader::Grub => grub::config(plan, server, request.mac),
         Loader::Pxelinux => pxelinux::config(plan, request.mac),
         Loader::Ipxe => ipxe::script(plan, server, authorised),
     }

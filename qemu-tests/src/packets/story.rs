@@ -40,6 +40,7 @@ impl Names {
             (mac.replace(':', "-"), "MAC"),
             (mac, "MAC"),
             (spec.uuid_text(), "UUID"),
+            (as_in_option_97(&spec.uuid_text()), "UUID"),
             (spec.serial_text(), "SERIAL"),
         ];
         let addresses =
@@ -53,6 +54,15 @@ impl Names {
         self.addresses.push((address, word.to_owned()));
         self
     }
+}
+
+/// QUIRK(GRUB): writes the bytes of option 97 in their order on the wire, where the first three numbers are little-endian.
+fn as_in_option_97(uuid: &str) -> String {
+    let reversed = |group: &str| -> String {
+        group.as_bytes().chunks(2).rev().map(|byte| String::from_utf8_lossy(byte).into_owned()).collect()
+    };
+    let swapped = |(at, group)| if at < 3 { reversed(group) } else { group.to_owned() };
+    uuid.split('-').enumerate().map(swapped).collect::<Vec<_>>().join("-")
 }
 
 /// The conversation up to the agent's first connection.

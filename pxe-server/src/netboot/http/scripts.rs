@@ -44,7 +44,7 @@ struct Language {
     platform: FirmwareKind,
     local: fn(Local) -> String,
     message: fn(&str) -> String,
-    agent: fn(&str, &[String]) -> Option<String>,
+    agent: fn(&str, &[String], &Server) -> Option<String>,
 }
 
 static GRUB: Language = Language {
@@ -60,7 +60,7 @@ static PXELINUX: Language = Language {
     platform: FirmwareKind::Bios,
     local: pxelinux::local,
     message: pxelinux::message,
-    agent: pxelinux::agent,
+    agent: |bundle, words, _| pxelinux::agent(bundle, words),
 };
 
 /// Which node asks for what in which language; `None` for names that are none of ours, and for GRUB's root.
@@ -137,7 +137,7 @@ impl Scripts {
                 let words = script::agent_arguments(&self.place, request.mac, &token, &extra_arguments).ok();
                 let words =
                     words.map(|words| words.split_ascii_whitespace().map(str::to_owned).collect::<Vec<_>>());
-                words.and_then(|words| (language.agent)(&bundle, &words)).unwrap_or_else(|| {
+                words.and_then(|words| (language.agent)(&bundle, &words, &self.server)).unwrap_or_else(|| {
                     warn!(node = %request.mac, loader = ?request.loader, "the boot script cannot be written");
                     (language.message)(
                         "the kernel command line has characters that a boot script cannot carry",

@@ -127,3 +127,8 @@ fn of_http_the_request_and_the_answer_are_told_until_the_agent_calls() {
         ],
     );
 }
+
+#[test]
+fn machine_s_uuid_is_told_also_as_grub_writes_it() {
+    assert_eq!(as_in_option_97(&spec().uuid_text()), "5349534e-0000-0040-8000-525400770001");
+}

@@ -7,14 +7,18 @@
 
 use anyhow::{Context as _, Result};
 use qemu_tests::net::BRIDGE;
-use qemu_tests::packets::Recorder;
-use qemu_tests::{FirmwareKind, Nic, Stage};
+use qemu_tests::packets::{Names, Recorder};
+use qemu_tests::{FirmwareKind, Lab, Nic, Stage};
 
-use super::{MEMORY_MIB, is_as_kept, lab, names};
+use super::{MEMORY_MIB, is_as_kept, lab, names, proxy};
 
-const GOLDEN: (&str, &str) = (
+const ALONE: (&str, &str) = (
     "bios-undionly",
     "SeaBIOS, a ROM that says it is PXE only (its options 77 and 175 are 225 and 226 here), undionly.kpxe",
+);
+const PROXY: (&str, &str) = (
+    "proxy-bios",
+    "SeaBIOS, a ROM that says it is PXE only, beside dnsmasq, which gives the addresses: port 4011 is not asked",
 );
 /// Options 77 and 175 of the iPXE in the ROM begin 290 and 321 bytes into its DHCP packets, 8 bytes behind the UDP
 /// header. The checksum goes, as IPv4 allows, since the payload changes.
@@ -29,13 +33,23 @@ const RULES: &str = "
     add rule bridge vendor rom udp dport 67 udp checksum set 0
 ";
 
-pub(crate) async fn tell() -> Result<()> {
-    let lab = lab("").await?;
+pub(crate) async fn alone() -> Result<()> {
+    boots(&lab("").await?, ALONE, |names| names).await
+}
+
+/// What a bare ROM is told by a server that gives no addresses, and iPXE after it.
+pub(crate) async fn beside_another_server() -> Result<()> {
+    let lab = lab("[dhcp]\nmode = 'proxy'\n").await?;
+    let _dnsmasq = proxy::dnsmasq(&lab).await?;
+    boots(&lab, PROXY, |names| names.and(proxy::DNSMASQ, "dnsmasq")).await
+}
+
+async fn boots(lab: &Lab, golden: (&str, &str), named: impl Fn(Names) -> Names) -> Result<()> {
     lab.network().nft(RULES).context("disguising the ROM")?;
     let node = lab.node("bare-rom").firmware(FirmwareKind::Bios).nic(Nic::E1000);
     let node = node.memory_mib(MEMORY_MIB).build()?;
     // At the server's port: at the machine's own the packets are still as iPXE sent them.
     let recorder = Recorder::start(lab.network().namespace(), BRIDGE)?;
     let reached = node.power_on()?.reaches(Stage::Await).await.map(drop);
-    is_as_kept(&lab, recorder, GOLDEN, &names(&node), reached)
+    is_as_kept(lab, recorder, golden, &named(names(&node)), reached)
 }

@@ -2,6 +2,7 @@
 //! that it takes.
 
 mod chained;
+mod grub;
 mod local_disk;
 mod menu;
 mod proxy;
@@ -21,7 +22,7 @@ const MEMORY_MIB: u32 = 1024;
 const REWRITING_KERNEL: [u32; 2] = [6, 2];
 
 /// In the order of what they need.
-pub(crate) const STORIES: [Story; 9] = [
+pub(crate) const STORIES: [Story; 10] = [
     Story {
         name: "a BIOS machine boots by the iPXE in its network card",
         tell: || Box::pin(pxe::ipxe_rom()),
@@ -42,6 +43,10 @@ pub(crate) const STORIES: [Story; 9] = [
         tell: || Box::pin(menu::tell()),
     },
     Story {
+        name: "a machine whose GRUB knows HTTP loads kernel and initrd over it",
+        tell: || Box::pin(grub::over_http()),
+    },
+    Story {
         name: "a BIOS machine whose menu's time is over boots its own disk",
         tell: || Box::pin(local_disk::bios()),
     },
@@ -52,10 +57,16 @@ pub(crate) const STORIES: [Story; 9] = [
 ];
 
 /// Those for which the kernel of this machine must be able to rewrite packets.
-pub(crate) const REWRITING_STORIES: [Story; 1] = [Story {
-    name: "a BIOS machine whose card has a bare PXE ROM boots by undionly.kpxe",
-    tell: || Box::pin(chained::tell()),
-}];
+pub(crate) const REWRITING_STORIES: [Story; 2] = [
+    Story {
+        name: "a BIOS machine whose card has a bare PXE ROM boots by undionly.kpxe",
+        tell: || Box::pin(chained::alone()),
+    },
+    Story {
+        name: "a BIOS machine whose card has a bare PXE ROM boots beside another DHCP server",
+        tell: || Box::pin(chained::beside_another_server()),
+    },
+];
 
 /// Why [`REWRITING_STORIES`] are not told on this machine.
 pub(crate) fn why_no_rewriting() -> Option<String> {

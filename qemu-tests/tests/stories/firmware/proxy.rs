@@ -3,7 +3,8 @@
 use std::net::Ipv4Addr;
 
 use anyhow::Result;
-use qemu_tests::{FirmwareKind, Nic};
+use qemu_tests::lab::Neighbour;
+use qemu_tests::{FirmwareKind, Lab, Nic};
 
 use super::{MEMORY_MIB, lab, names, reaches_its_agent};
 
@@ -13,7 +14,7 @@ const WITH: (&str, &str) = (
 );
 const WITHOUT: (&str, &str) =
     ("proxy-direct", "OVMF's PXE beside dnsmasq, which gives the addresses: port 4011 is closed");
-const DNSMASQ: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 2);
+pub(super) const DNSMASQ: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 2);
 const FIRST: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 100);
 const LAST: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 199);
 /// Where firmware asks again.
@@ -27,10 +28,16 @@ pub(crate) async fn without_port_4011() -> Result<()> {
     boots_beside_dnsmasq("[dhcp]\nmode = 'proxy'\nuefi_proxy = 'direct'\n", WITHOUT, true).await
 }
 
-async fn boots_beside_dnsmasq(site: &str, golden: (&str, &str), port_is_closed: bool) -> Result<()> {
-    let lab = lab(site).await?;
+/// The site's own DHCP server.
+pub(super) async fn dnsmasq(lab: &Lab) -> Result<Neighbour> {
     let mut dnsmasq = lab.neighbour("dhcp", DNSMASQ)?;
     dnsmasq.gives_addresses(FIRST, LAST).await?;
+    Ok(dnsmasq)
+}
+
+async fn boots_beside_dnsmasq(site: &str, golden: (&str, &str), port_is_closed: bool) -> Result<()> {
+    let lab = lab(site).await?;
+    let _dnsmasq = dnsmasq(&lab).await?;
     if port_is_closed {
         lab.network().drop_udp_to(PXE_PORT)?;
     }
