@@ -1,4 +1,4 @@
-//! GRUB that loads files over HTTP, where its builder gave it that.
+//! GRUB: a password in its menu, which GRUB itself checks, and files over HTTP where its builder gave it that.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -7,14 +7,43 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use qemu_tests::{FirmwareKind, Nic, Stage};
+use qemu_tests::console::keys::ENTER;
+use qemu_tests::{Console, FirmwareKind, Lab, Nic, Node, Stage};
 
 use super::{MEMORY_MIB, is_as_kept, lab, names};
 
+const PASSWORD: (&str, &str) = (
+    "menu-grub",
+    "OVMF with Secure Boot, GRUB's menu: a protected entry is chosen with a wrong password, then with the right one",
+);
 const OVER_HTTP: (&str, &str) =
     ("grub-http", "OVMF, shim and a GRUB that has its module for HTTP: kernel and initrd come over that");
-/// From power to the agent, also by TFTP in lock step, 1 KiB at a time.
+/// From power to GRUB's menu.
+const MENU_MAX: Duration = Duration::from_secs(180);
+/// From a key to what it does; GRUB hashes for seconds on a machine without acceleration.
+const KEY_MAX: Duration = Duration::from_secs(60);
+/// From there to the agent: kernel and initrd in lock step, 1 KiB at a time.
 const AGENT_MAX: Duration = Duration::from_secs(420);
+/// The password is `secret`, and nobody has to find out that this machine refuses iPXE.
+const SITE: &str = "
+    [user.admin]
+    digest = '11f3f67a677a2f4bb854b22a0fdb4c81'
+    grub = 'grub.pbkdf2.sha512.10000.000102030405060708090A0B0C0D0E0F101112131415161718191A1B1C1D1E1F.3DCC737D366439321D8BA3211434BF1B71A31F9CD00F5EB419019B56D84A95F96A0B088B45E00DDFB53E5C13ABE8222E59E270A14575F5F433828196A9D8B470'
+    [entry.disk]
+    title = 'Boot from the local disk'
+    local = 'auto'
+    [entry.hardware]
+    title = 'Report the hardware'
+    key = 'h'
+    inventory = true
+    users = ['admin']
+    [menu.main]
+    title = 'First menu'
+    items = ['disk', 'hardware']
+    [default]
+    menu = 'main'
+    secure_boot = true
+";
 /// What Debian puts into its GRUB for the network, as far as we need it, and HTTP.
 const MODULES: [&str; 15] = [
     "all_video",
@@ -33,6 +62,41 @@ const MODULES: [&str; 15] = [
     "test",
     "tftp",
 ];
+
+pub(crate) async fn password() -> Result<()> {
+    let lab = lab(SITE).await?;
+    let node = lab.node("menu-grub").secure_boot().memory_mib(MEMORY_MIB).build()?;
+    let recorder = node.record()?;
+    node.power_on()?;
+    let told = proves_a_password(&lab, &node).await;
+    is_as_kept(&lab, recorder, PASSWORD, &names(&node), told)
+}
+
+async fn proves_a_password(lab: &Lab, node: &Node) -> Result<()> {
+    let console = node.console();
+    console.wait_for(&["Report the hardware"], MENU_MAX).await?;
+    lab.note("a protected entry with a wrong password");
+    logs_in(console, "wrong").await?;
+    console.wait_for(&["denied"], KEY_MAX).await?;
+    // It shows its menu again by itself.
+    console.wait_for(&["Report the hardware"], KEY_MAX).await?;
+    ensure!(node.stage_on_console().is_none(), "the agent runs although the password was wrong");
+    lab.note("and with the right one");
+    logs_in(console, "secret").await?;
+    node.reaches_within(Stage::Await, AGENT_MAX).await?;
+    ensure!(!console.text().contains("secret"), "the password is on the screen");
+    Ok(())
+}
+
+async fn logs_in(console: &Console, password: &str) -> Result<()> {
+    console.types(&["h"]).await?;
+    for (question, answer) in [("sername", "admin"), ("assword", password)] {
+        console.wait_for(&[question], KEY_MAX).await?;
+        let letters: Vec<String> = answer.chars().map(String::from).collect();
+        console.types(&letters.iter().map(String::as_str).chain([ENTER]).collect::<Vec<_>>()).await?;
+    }
+    Ok(())
+}
 
 pub(crate) async fn over_http() -> Result<()> {
     let files = tempfile::tempdir()?;
