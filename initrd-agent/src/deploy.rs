@@ -41,9 +41,9 @@ pub(crate) async fn install(node: &Node<'_>, accepted: &Accepted) -> Result<Inst
     let mounted = once(reporter, Stage::Prepare, prepare::run(node.hardware, node.objects, accepted)).await?;
     let fetched =
         once(reporter, Stage::Fetch, fetch::run(joined, mounted.root(), accepted, session, reporter)).await?;
-    let Fetched { peer, toc, traffic } = fetched;
+    let Fetched { peer, toc, table, traffic } = fetched;
     once(reporter, Stage::Verify, verify::run(&mounted, toc, traffic, reporter)).await?;
-    let own = once(reporter, Stage::Personalise, personalise(node, accepted, &mounted)).await?;
+    let own = once(reporter, Stage::Personalise, personalise(node, accepted, &mounted, &table)).await?;
     let (traffic, _) = peer.traffic();
     let image_id = accepted.image.manifest.image_id.to_string();
     let told = reporter.installed(&image_id, traffic, own.host_keys);
@@ -67,6 +67,7 @@ async fn personalise(
     node: &Node<'_>,
     accepted: &Accepted,
     mounted: &Mounted,
+    table: &[u8],
 ) -> Result<Done<OwnSystem>, PersonaliseStageError> {
     let esp = mounted.mount_esp()?.map(Path::to_owned);
     if let Err(error) = fetch::remove_journal(mounted.root()) {
@@ -81,6 +82,7 @@ async fn personalise(
         identity: &accepted.task.identity,
         boot_mac: node.boot_mac,
         manifest: &accepted.image.manifest_bytes,
+        table,
         record: &record,
     };
     let own = make_own(&personal).await?;

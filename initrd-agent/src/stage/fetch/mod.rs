@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use image_apply::{Applier, ApplyError};
-use image_format::{Toc, TocError};
+use image_format::{Manifest, Toc, TocError};
 use node_api::{Progress, Recovery, Stage, TrafficCounts};
 use swarm_net::{PeerEvent, StartError};
 use tokio::sync::mpsc;
@@ -47,6 +47,8 @@ const STALL_MESSAGE_EVERY: Duration = Duration::from_secs(30);
 pub(crate) struct Fetched {
     pub(crate) peer: SwarmPeer,
     pub(crate) toc: Arc<Toc>,
+    /// The same as it is in the image, compressed: for the installed system's record of what it was made from.
+    pub(crate) table: Vec<u8>,
     pub(crate) traffic: TrafficCounts,
 }
 
@@ -122,6 +124,7 @@ pub(crate) async fn run(
     let journal = Journal::begin(root, &image_id).map_err(FetchError::Journal)?;
     let fetch = Fetch { peer, accepted, root, reporter, journal: Some(journal) };
     let (peer, toc) = fetch.run(events).await?;
+    let table = read_table(peer.cache(), &accepted.image.manifest)?;
     let (traffic, _) = peer.traffic();
     let detail = format!(
         "{} MiB from the server, {} MiB from nodes, {} entries",
@@ -129,12 +132,22 @@ pub(crate) async fn run(
         traffic.from_nodes_bytes >> 20,
         toc.entries().len()
     );
-    Ok(Done { value: Fetched { peer, toc, traffic }, detail })
+    Ok(Done { value: Fetched { peer, toc, table, traffic }, detail })
 }
 
 fn cache_on_disk(root: &Path, accepted: &Accepted) -> Result<Arc<PieceCache>, FetchError> {
     let manifest = &accepted.image.manifest;
     PieceCache::in_file(root, manifest.file_size, manifest.piece_size).map(Arc::new).map_err(FetchError::Room)
+}
+
+/// The compressed table of contents out of the pieces that hold it.
+fn read_table(cache: &PieceCache, manifest: &Manifest) -> Result<Vec<u8>, FetchError> {
+    let range = manifest.toc_range();
+    let length = usize::try_from(range.end - range.start)
+        .map_err(|error| FetchError::TocRead(std::io::Error::other(error)))?;
+    let mut compressed = vec![0; length];
+    cache.read(range.start, &mut compressed).map_err(FetchError::TocRead)?;
+    Ok(compressed)
 }
 
 struct Fetch<'a> {
@@ -247,11 +260,7 @@ impl Fetch<'_> {
         let cache = Arc::clone(self.peer.cache());
         let root = self.root.to_owned();
         tokio::task::spawn_blocking(move || {
-            let range = manifest.toc_range();
-            let length = usize::try_from(range.end - range.start)
-                .map_err(|error| FetchError::TocRead(std::io::Error::other(error)))?;
-            let mut compressed = vec![0; length];
-            cache.read(range.start, &mut compressed).map_err(FetchError::TocRead)?;
+            let compressed = read_table(&cache, &manifest)?;
             let toc = Arc::new(Toc::from_compressed(&compressed, &manifest)?);
             let applier = Applier::begin(&root, Arc::clone(&toc))?;
             Ok((toc, applier))

@@ -130,6 +130,10 @@ async fn image_from_a_peer_becomes_files() {
     let progress = |_| {};
     let report = image_apply::verify_tree(root.path(), &fetched.toc, &progress).unwrap();
     assert_eq!(report.entries, 5);
+    let made = build();
+    let (offset, len) = (made.manifest.toc.offset, made.manifest.toc.len);
+    let range = usize::try_from(offset).unwrap()..usize::try_from(offset + len).unwrap();
+    assert!(fetched.table == made.image[range], "the table as it is in the image");
     assert!(root.path().join(".esir/journal").exists());
     remove_journal(root.path()).unwrap();
     fetched.peer.leave().await;

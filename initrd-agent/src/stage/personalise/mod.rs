@@ -42,6 +42,8 @@ pub(crate) struct Personal<'a> {
     pub(crate) boot_mac: [u8; 6],
     /// The image's manifest, as signed.
     pub(crate) manifest: &'a [u8],
+    /// The image's table of contents, compressed as in the image.
+    pub(crate) table: &'a [u8],
     /// What, when and by whom, as JSON for the installed system's own record.
     pub(crate) record: &'a str,
 }
@@ -99,6 +101,7 @@ pub(crate) async fn make_own(personal: &Personal<'_>) -> Result<OwnSystem, Perso
     let manager = network::write_network(&mut tree, personal.boot_mac)?;
     tracing::info!("named {}, network by {manager:?}", personal.identity.hostname);
     tree.write(format!("{RECORD_FOLDER}/manifest"), personal.manifest, 0o644)?;
+    tree.write(format!("{RECORD_FOLDER}/toc"), personal.table, 0o644)?;
     tree.write(format!("{RECORD_FOLDER}/installed.json"), personal.record.as_bytes(), 0o644)?;
 
     let chroot = Chroot::open(personal.root)?;
