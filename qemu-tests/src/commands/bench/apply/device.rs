@@ -36,6 +36,10 @@ pub(super) fn sweep_own() {
 
 impl LoopDevice {
     pub(super) fn make() -> Result<Self> {
+        // Mount namespaces that others make meanwhile would get copies of our mounts and keep the device busy.
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).context("leaving the mount namespace")?;
+        let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+        mount(None::<&str>, "/", None::<&str>, private, None::<&str>).context("making mounts private")?;
         let dir = work_dir()?;
         fs::create_dir_all(dir.join("mount")).with_context(|| format!("making {}", dir.display()))?;
         let backing = dir.join("disk");
