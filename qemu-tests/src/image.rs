@@ -4,6 +4,7 @@
 //! Debian mirrors that the machine's apt is configured for.
 
 mod recipe;
+mod trees;
 
 use std::ffi::OsStr;
 use std::fs;
@@ -19,6 +20,7 @@ use nix::fcntl::{Flock, FlockArg};
 use crate::programs::Programs;
 
 pub use recipe::{ROOT_PASSWORD, Recipe};
+pub use trees::{plain_tree, source_tree};
 
 /// Hex digits of a recipe's hash in directory names.
 const NAME_DIGITS: usize = 12;
@@ -146,7 +148,8 @@ pub fn forget() -> Result<()> {
     let _one_at_a_time = lock(&cache)?;
     for entry in fs::read_dir(&cache)?.flatten() {
         let name = entry.file_name();
-        if ["debian-12-", "bundle-"].iter().any(|prefix| name.to_string_lossy().starts_with(prefix)) {
+        if ["debian-12-", "bundle-", "tree-"].iter().any(|prefix| name.to_string_lossy().starts_with(prefix))
+        {
             fs::remove_dir_all(entry.path())
                 .with_context(|| format!("removing {}", entry.path().display()))?;
         }

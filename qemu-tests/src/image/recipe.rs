@@ -12,7 +12,7 @@ use super::{say_and_run, write_file};
 /// Password of root on the serial console.
 pub const ROOT_PASSWORD: &str = "esir";
 
-const SUITE: &str = "bookworm";
+pub(super) const SUITE: &str = "bookworm";
 
 /// A server that is small but real: kernel, init, network, ssh, and both boot loaders as Debian signs them.
 const PACKAGES: [&str; 15] = [

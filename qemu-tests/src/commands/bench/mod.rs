@@ -5,6 +5,7 @@ mod boot_bed;
 mod deploy;
 mod dhcp;
 mod have;
+mod image;
 mod paper;
 mod payload;
 mod print;
@@ -56,6 +57,10 @@ const BENCHMARKS: &[(&str, &str)] = &[
         "storm",
         "100..1,000 nodes powered on at once, from DHCP to kernel and initrd; with faults, and with nodes that serve others",
     ),
+    (
+        "image",
+        "three real trees as images: ours of files and of partitions, tar, squashfs, partclone, raw disks, qcow2; size and time",
+    ),
     ("payload", "what a node loads before it can ask for more: kernel, initrd, agent"),
 ];
 
@@ -70,14 +75,14 @@ pub(crate) struct BenchArguments {
     /// One JSON object on standard output and nothing else.
     #[arg(long)]
     json: bool,
-    /// swarm: only these peers, separated by commas.
+    /// swarm: only these peers; image: only these forms; separated by commas.
     #[arg(long, value_delimiter = ',', value_name = "PEER,..")]
     only: Vec<String>,
-    /// swarm: only these cases; storm: these numbers of nodes; tftp: these numbers of nodes at a time; separated by
-    /// commas.
+    /// swarm: only these cases; storm: these numbers of nodes; tftp: these numbers of nodes at a time; image:
+    /// these trees; separated by commas.
     #[arg(long = "case", value_delimiter = ',', value_name = "NAME,..")]
     cases: Vec<String>,
-    /// swarm, swarm-cpu, paper: races per row; 3 if not given.
+    /// swarm, swarm-cpu, paper, image: turns per row; 3 if not given.
     #[arg(long)]
     runs: Option<usize>,
 }
@@ -95,6 +100,7 @@ pub(crate) async fn run(arguments: BenchArguments) -> Result<ExitCode> {
         "swarm" => tokio::task::block_in_place(|| swarm::swarm(&choice))?,
         "swarm-cpu" => tokio::task::block_in_place(|| swarm_cpu::swarm_cpu(&choice))?,
         "swarm-sim" => tokio::task::block_in_place(|| swarm_sim::swarm_sim(quick, json))?,
+        "image" => tokio::task::block_in_place(|| image::image(&choice))?,
         "have" => tokio::task::block_in_place(|| have::have(quick, json))?,
         "paper" => tokio::task::block_in_place(|| paper::paper(&choice))?,
         "storm" => tokio::task::block_in_place(|| storm::storm(&choice))?,
