@@ -68,6 +68,9 @@ const RARE_PEERS: usize = 7;
 /// it knows, so telling it of another fills no uplink.
 const STOCKED_PIECES: usize = 9;
 
+/// When our uplink has work for less than this, one peer is told: time enough to learn of a piece, ask and be heard.
+const LOW_UPLOAD: Duration = Duration::from_micros(2500);
+
 /// With less than this to upload, our uplink is idle before the next request can be here: everyone who waits
 /// is told.
 const IDLE_BYTES: u64 = BLOCK_BYTES as u64 + 1024;
@@ -178,7 +181,7 @@ impl Swarm {
         }
     }
 
-    /// With less than a sixteenth of a piece to upload, one peer that waits for nothing from us gets to know what it
+    /// With less than [`LOW_UPLOAD`] of work left for the uplink, one peer that waits for nothing from us gets to know what it
     /// could ask for; with less than a whole piece, every hungry peer does; with a block or less, all do. Who lacks
     /// nothing that is new, or knows of plenty already, is passed over.
     fn announce_into_idle_uplink(&mut self) {
@@ -197,7 +200,7 @@ impl Swarm {
         let mut waiting: Vec<_> =
             waiting.map(|(key, active)| (!active.starves(), active.served_at, key)).collect();
         waiting.sort();
-        let low = (piece / 16).max(2 * u64::from(BLOCK_BYTES));
+        let low = self.outflow.bytes_in(LOW_UPLOAD).clamp(2 * u64::from(BLOCK_BYTES), piece);
         for (place, (sated, _, key)) in waiting.into_iter().enumerate() {
             if !sated || (place == 0 && backlog < low) || backlog < IDLE_BYTES {
                 self.flush(key);

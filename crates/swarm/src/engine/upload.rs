@@ -77,6 +77,14 @@ impl Outflow {
     }
 }
 
+impl Outflow {
+    /// What the uplink carries in this time when it is full; 0 before the first look.
+    pub(super) fn bytes_in(&self, time: Duration) -> u64 {
+        let bytes = u128::from(self.peak) * time.as_micros() / 1_000_000;
+        u64::try_from(bytes).unwrap_or(u64::MAX)
+    }
+}
+
 /// How long a slot waits for the next request of its piece while others wait for the slot and the uplink has
 /// something to send. A peer asks for several blocks in as many messages; the second must not come too late.
 const SLOT_GRACE: Duration = Duration::from_millis(2);

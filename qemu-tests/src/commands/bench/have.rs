@@ -50,7 +50,7 @@ const CASES: [Case; 4] = [
     Case { nodes: 1000, mbit: 100, mib: 149, piece_kib: 512, coarser: 8 },
     Case { nodes: 256, mbit: 100, mib: 596, piece_kib: 512, coarser: 8 },
     Case { nodes: 32, mbit: 1000, mib: 596, piece_kib: 512, coarser: 4 },
-    Case { nodes: 32, mbit: 100, mib: 596, piece_kib: 512, coarser: 4 },
+    Case { nodes: 32, mbit: 100, mib: 596, piece_kib: 512, coarser: 1 },
 ];
 
 impl Contender {
