@@ -86,7 +86,8 @@ async fn personalise(
         record: &record,
     };
     let own = make_own(&personal).await?;
-    let detail = format!("{} on /dev/{}", accepted.task.identity.hostname, mounted.disk().name);
+    mounted.copy_esp()?;
+    let detail = format!("{} on {}", accepted.task.identity.hostname, mounted.disks());
     Ok(Done { value: own, detail })
 }
 

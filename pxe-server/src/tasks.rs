@@ -66,6 +66,7 @@ impl TaskMaker {
                 allow_unsigned: self.allow_unsigned,
             },
             layout: self.layout.clone(),
+            disk_keys: Vec::new(),
             swarm: SwarmTask {
                 announce_url: format!("http://{}:{}{}", self.address, self.http_port, paths::ANNOUNCE),
                 server_peer: SocketAddr::from((self.address, peer_port)),

@@ -1,6 +1,7 @@
 //! What is known of one disk.
 
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 /// One whole disk as the node found it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,6 +34,24 @@ pub struct Disk {
     /// [`OURS_SIGNATURE`] when it has a GPT and [`is_our_partition_name`] holds for every partition of it.
     #[serde(default)]
     pub signatures: Vec<String>,
+    /// The partitions of its GPT, if it has one.
+    #[serde(default)]
+    pub partitions: Vec<FoundPartition>,
+}
+
+/// A partition that is on a disk already.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FoundPartition {
+    /// Its name in the table.
+    pub name: String,
+    /// Its own GUID, which stays when it is kept.
+    pub guid: Uuid,
+    /// First logical sector.
+    pub first_lba: u64,
+    /// Last logical sector, inclusive.
+    pub last_lba: u64,
+    /// What is in it, as [`Disk::signatures`].
+    pub signatures: Vec<String>,
 }
 
 /// Stands among a disk's signatures when every GPT partition on it was made by this system.
@@ -40,6 +59,9 @@ pub const OURS_SIGNATURE: &str = "esir";
 
 /// Every GPT partition that this system makes has a name that begins so.
 pub const PARTITION_NAME_PREFIX: &str = "esir-";
+
+/// A partition whose name begins so survives deployments as long as layouts keep it.
+pub const KEPT_NAME_PREFIX: &str = "esir-keep-";
 
 /// Whether a GPT partition of this name was made by this system.
 #[must_use]
@@ -54,6 +76,27 @@ impl Disk {
         let serial = self.serial.as_deref().unwrap_or("unknown");
         let model = self.model.as_deref().map(|model| format!(", {model}")).unwrap_or_default();
         format!("{} ({}, serial {serial}{model})", self.name, human_bytes(self.size_bytes))
+    }
+
+    /// What is on it, for people: `gpt with "EFI" (vfat), "data" (LVM2_member)`.
+    #[must_use]
+    pub fn contents(&self) -> String {
+        let known = |signature: &&String| signature.as_str() != OURS_SIGNATURE;
+        let mut text = self.signatures.iter().filter(known).cloned().collect::<Vec<_>>().join(", ");
+        for (index, partition) in self.partitions.iter().enumerate() {
+            text.push_str(if index == 0 { " with " } else { ", " });
+            let holds = match partition.signatures.as_slice() {
+                [] => "nothing known".to_owned(),
+                found => found.join(", "),
+            };
+            text.push_str(&format!("{:?} ({holds})", partition.name));
+        }
+        text
+    }
+
+    /// Names of the partitions that an earlier layout kept, without their prefix.
+    pub(crate) fn kept(&self) -> impl Iterator<Item = (&str, &FoundPartition)> {
+        self.partitions.iter().filter_map(|found| Some((found.name.strip_prefix(KEPT_NAME_PREFIX)?, found)))
     }
 }
 

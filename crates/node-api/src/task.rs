@@ -19,6 +19,9 @@ pub struct Task {
     pub image: ImageTask,
     /// Onto which disk and in which shape.
     pub layout: Layout,
+    /// Keys of the layout's LUKS containers.
+    #[serde(default)]
+    pub disk_keys: Vec<DiskKey>,
     /// Who shares the image.
     pub swarm: SwarmTask,
     /// What makes the installed system this node's own.
@@ -106,6 +109,46 @@ impl TryFrom<String> for SwarmSecret {
 impl From<SwarmSecret> for String {
     fn from(secret: SwarmSecret) -> Self {
         hex::encode(secret.0)
+    }
+}
+
+/// The key of one LUKS container.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskKey {
+    /// The container's name in the layout.
+    pub name: String,
+    /// What opens it: as a key file to the byte, or typed as it stands.
+    pub secret: DiskSecret,
+}
+
+/// Text that opens a LUKS container. Its `Debug` shows nothing.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct DiskSecret(String);
+
+impl DiskSecret {
+    /// From a text that can be typed.
+    #[must_use]
+    pub const fn new(text: String) -> Self {
+        Self(text)
+    }
+
+    /// The text.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        &self.0
+    }
+
+    /// The bytes of the key.
+    #[must_use]
+    pub const fn as_bytes(&self) -> &[u8] {
+        self.0.as_bytes()
+    }
+}
+
+impl std::fmt::Debug for DiskSecret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("DiskSecret(..)")
     }
 }
 

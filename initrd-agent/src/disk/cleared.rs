@@ -1,21 +1,25 @@
-//! The token of danger: a disk that the task's own rule chose, that nobody uses, and that is ours to overwrite.
+//! The token of danger: disks that the task's own rule chose, that nobody uses, and that are ours to overwrite.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use disk_layout::{ChooseError, Disk, Layout, Plan, PlanError, Seeds, choose};
+use disk_layout::{ChooseError, Disk, Layout, Plan, PlanError, PlannedDisk, Seeds, choose};
 use nix::errno::Errno;
 use nix::libc;
 
 use super::table::{self, TableError};
 use crate::sys::block;
 
-/// What is wiped at both ends of the disk and of each new partition: old tables, RAID and LVM labels, file
+/// What is wiped at both ends of the disk and of each old and new partition: tables, RAID and LVM labels, file
 /// systems' superblocks (ZFS and md 1.0 have theirs at the end).
 const WIPE_BYTES: u64 = 1 << 20;
+/// Further copies of btrfs' superblock, 4 KiB each (fs/btrfs/disk-io.h).
+const BTRFS_COPIES: [u64; 2] = [64 << 20, 256 << 30];
+const BTRFS_COPY_BYTES: u64 = 4096;
 /// Written at once.
 const WIPE_STEP_BYTES: usize = 64 << 10;
 /// udev does not exist here; a kernel thread that still probes the disk is done in less.
@@ -25,6 +29,8 @@ const NODE_LIMIT: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_millis(50);
 /// What a GPT holds, for forgetting old partitions one by one.
 const PARTITIONS_MAX: u32 = 128;
+/// sysfs counts in these whatever the disk's sectors are.
+const SYSFS_SECTOR_BYTES: u64 = 512;
 
 /// Why no disk may be or could be partitioned.
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +44,9 @@ pub(crate) enum ClearError {
     /// Something in this boot environment has it.
     #[error("/dev/{disk} is in use by {holder}; nothing was written")]
     InUse { disk: String, holder: String },
+    /// Nobody could write it, and opening it for writing says nothing of that.
+    #[error("/dev/{0} is write-protected; nothing was written")]
+    Protected(String),
     /// It cannot be opened exclusively.
     #[error("opening /dev/{disk} for us alone")]
     Open {
@@ -75,43 +84,32 @@ pub(crate) enum ClearError {
     NoNode(String),
 }
 
-/// A disk that this task may overwrite, opened for us alone. The only way to one is the task's own rule.
+/// A disk that this task may overwrite, opened for us alone.
 #[derive(Debug)]
-pub(crate) struct ClearedDisk {
+struct ClearedDisk {
     device: File,
-    disk: Disk,
+}
+
+/// Every disk of a layout. The only way to them is the task's own rule.
+#[derive(Debug)]
+pub(crate) struct ClearedDisks {
+    disks: Vec<ClearedDisk>,
     plan: Plan,
 }
 
-/// A disk with the plan's partitions, each of which has a device.
+/// Disks with the plan's partitions, each of which has a device.
 #[derive(Debug)]
 pub(crate) struct Partitioned {
-    plan: Plan,
-    disk: Disk,
+    pub(super) plan: Plan,
 }
 
-impl ClearedDisk {
+impl ClearedDisks {
     /// Chooses by the layout's rule, refuses on any doubt, and opens exclusively. Nothing is written.
     pub(crate) fn open(layout: &Layout, disks: &[Disk], seeds: &Seeds) -> Result<Self, ClearError> {
-        let disk = choose(layout, disks)?.clone();
-        let plan = Plan::make(layout, &disk, seeds)?;
-        let name = disk.name.clone();
-        if let Some(holder) = find_holder(Path::new("/sys/class/block"), &name) {
-            return Err(ClearError::InUse { disk: name, holder });
-        }
-        // O_EXCL fails when the disk or a partition of it is mounted, swap, or claimed by md, dm or LVM.
-        let device = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .custom_flags(libc::O_EXCL)
-            .open(Path::new("/dev").join(&name))
-            .map_err(|source| ClearError::Open { disk: name.clone(), source })?;
-        let found = io::Seek::seek(&mut &device, io::SeekFrom::End(0))
-            .map_err(|source| ClearError::Open { disk: name.clone(), source })?;
-        if found != disk.size_bytes {
-            return Err(ClearError::Changed { disk: name, expected: disk.size_bytes, found });
-        }
-        Ok(Self { device, disk, plan })
+        let chosen = choose(layout, disks)?;
+        let plan = Plan::on(layout, &chosen, seeds)?;
+        let disks = chosen.disks().map(ClearedDisk::open).collect::<Result<_, _>>()?;
+        Ok(Self { disks, plan })
     }
 
     /// What will be written.
@@ -119,62 +117,128 @@ impl ClearedDisk {
         &self.plan
     }
 
-    /// What is known of the disk.
-    pub(crate) const fn disk(&self) -> &Disk {
-        &self.disk
+    /// Wipes, writes the tables and waits for the partitions' devices.
+    pub(crate) fn partition(self) -> Result<Partitioned, ClearError> {
+        let Self { disks, plan } = self;
+        for (disk, planned) in disks.into_iter().zip(plan.disks()) {
+            disk.partition(planned)?;
+        }
+        Ok(Partitioned { plan })
+    }
+}
+
+impl ClearedDisk {
+    fn open(disk: &Disk) -> Result<Self, ClearError> {
+        let name = &disk.name;
+        if let Some(holder) = find_holder(Path::new("/sys/class/block"), name) {
+            return Err(ClearError::InUse { disk: name.clone(), holder });
+        }
+        let protected = fs::read_to_string(Path::new("/sys/class/block").join(name).join("ro"));
+        if protected.is_ok_and(|text| text.trim() != "0") {
+            return Err(ClearError::Protected(name.clone()));
+        }
+        // O_EXCL fails when the disk or a partition of it is mounted, swap, or claimed by md, dm or LVM.
+        let device = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .custom_flags(libc::O_EXCL)
+            .open(Path::new("/dev").join(name))
+            .map_err(|source| ClearError::Open { disk: name.clone(), source })?;
+        let found = io::Seek::seek(&mut &device, io::SeekFrom::End(0))
+            .map_err(|source| ClearError::Open { disk: name.clone(), source })?;
+        if found != disk.size_bytes {
+            return Err(ClearError::Changed { disk: name.clone(), expected: disk.size_bytes, found });
+        }
+        Ok(Self { device })
     }
 
-    /// Wipes, writes the table and waits for the partitions' devices.
-    pub(crate) fn partition(self) -> Result<Partitioned, ClearError> {
-        let disk = self.disk.name.clone();
-        let failed = |doing| {
-            let disk = disk.clone();
-            move |source| ClearError::Write { doing, disk, source }
-        };
-        for (start, length) in wipe_ranges(&self.plan, self.disk.size_bytes) {
-            wipe(&self.device, start, length).map_err(failed("wiping old signatures of"))?;
+    fn partition(self, plan: &PlannedDisk) -> Result<(), ClearError> {
+        let disk = &plan.name;
+        let failed = |doing| move |source| ClearError::Write { doing, disk: disk.clone(), source };
+        let old = old_partitions(Path::new("/sys/class/block"), disk);
+        for range in wipe_ranges(plan, &old) {
+            wipe(&self.device, range.start, range.end - range.start)
+                .map_err(failed("wiping old signatures of"))?;
         }
         self.device.sync_all().map_err(failed("wiping old signatures of"))?;
-        let device = table::write(self.device, &self.plan, self.disk.size_bytes)
+        let device = table::write(self.device, plan)
             .map_err(|source| ClearError::Table { disk: disk.clone(), source })?;
         device.sync_all().map_err(failed("writing the partition table of"))?;
-        announce(&device, &disk, &self.plan)
-            .map_err(|source| ClearError::Reread { disk: disk.clone(), source })?;
+        announce(&device, plan).map_err(|source| ClearError::Reread { disk: disk.clone(), source })?;
         // Whoever makes file systems claims the partitions, which the claim on the whole disk would refuse.
         drop(device);
-        for partition in self.plan.partitions() {
-            let name = partition.device_name(&disk);
-            let bytes = partition.size_bytes(self.plan.sector_bytes());
-            wait_for_node(&name, bytes).ok_or(ClearError::NoNode(name))?;
+        for partition in &plan.partitions {
+            let name = &partition.device;
+            wait_for_node(name, partition.size_bytes(plan.sector_bytes))
+                .ok_or_else(|| ClearError::NoNode(name.clone()))?;
         }
-        Ok(Partitioned { plan: self.plan, disk: self.disk })
+        Ok(())
     }
 }
 
-impl Partitioned {
-    pub(crate) const fn plan(&self) -> &Plan {
-        &self.plan
+/// Zeros at both ends of a fresh device of our own, on which something is made next.
+pub(super) fn wipe_device(name: &str) -> io::Result<()> {
+    let device =
+        OpenOptions::new().write(true).custom_flags(libc::O_EXCL).open(Path::new("/dev").join(name))?;
+    let size = io::Seek::seek(&mut &device, io::SeekFrom::End(0))?;
+    for range in ends(0, size) {
+        wipe(&device, range.start, range.end - range.start)?;
     }
-
-    pub(crate) const fn disk(&self) -> &Disk {
-        &self.disk
-    }
+    device.sync_all()
 }
 
-/// The end of the disk first: until its beginning is wiped too, the old table still says whose it was.
-fn wipe_ranges(plan: &Plan, disk_bytes: u64) -> Vec<(u64, u64)> {
-    let sector = u64::from(plan.sector_bytes());
-    let length = WIPE_BYTES.min(disk_bytes);
-    let mut ranges = vec![(disk_bytes - length, length)];
-    for partition in plan.partitions() {
-        let start = partition.first_lba * sector;
-        let bytes = partition.size_bytes(plan.sector_bytes());
-        let length = WIPE_BYTES.min(bytes);
-        ranges.push((start, length));
-        ranges.push((start + bytes - length, length));
+/// Where the kernel sees partitions now, in bytes: whatever table they come from.
+fn old_partitions(class_block: &Path, disk: &str) -> Vec<Range<u64>> {
+    let number = |path: PathBuf| fs::read_to_string(path).ok()?.trim().parse::<u64>().ok();
+    let entries = fs::read_dir(class_block.join(disk)).into_iter().flatten().flatten();
+    let partition = |path: PathBuf| {
+        number(path.join("partition"))?;
+        let start = number(path.join("start"))?.checked_mul(SYSFS_SECTOR_BYTES)?;
+        let bytes = number(path.join("size"))?.checked_mul(SYSFS_SECTOR_BYTES)?;
+        Some(start..start.checked_add(bytes)?)
+    };
+    entries.filter_map(|entry| partition(entry.path())).collect()
+}
+
+/// What is wiped, in this order: what is in old and new partitions, the end of the disk, and its beginning last: until
+/// then the old table still says whose it was. Nothing of what is kept; where something is, the table stays until the
+/// new one takes its place.
+fn wipe_ranges(plan: &PlannedDisk, old: &[Range<u64>]) -> Vec<Range<u64>> {
+    let sector = u64::from(plan.sector_bytes);
+    let bytes_of = |one: &disk_layout::PlannedPartition| one.first_lba * sector..(one.last_lba + 1) * sector;
+    let (kept, new): (Vec<_>, Vec<_>) = plan.partitions.iter().partition(|one| one.kept);
+    let mut ranges: Vec<Range<u64>> = Vec::new();
+    for part in old.iter().cloned().chain(new.into_iter().map(bytes_of)) {
+        ranges.extend(ends(part.start, part.end));
+        let copies = BTRFS_COPIES.iter().map(|copy| part.start.saturating_add(*copy));
+        ranges.extend(copies.filter(|at| *at < part.end).map(|at| at..at.saturating_add(BTRFS_COPY_BYTES)));
     }
-    ranges.push((0, length));
-    ranges
+    ranges.extend(BTRFS_COPIES.iter().map(|copy| *copy..copy + BTRFS_COPY_BYTES));
+    let end = plan.size_bytes;
+    if kept.is_empty() {
+        ranges.extend([end - WIPE_BYTES.min(end)..end, 0..WIPE_BYTES.min(end)]);
+    }
+    let kept: Vec<Range<u64>> = kept.into_iter().map(bytes_of).collect();
+    let inside = ranges.into_iter().map(|range| range.start.min(end)..range.end.min(end));
+    inside.flat_map(|range| without(range, &kept)).filter(|range| !range.is_empty()).collect()
+}
+
+/// The first and the last bytes of a stretch, the last first.
+fn ends(start: u64, end: u64) -> [Range<u64>; 2] {
+    let length = WIPE_BYTES.min(end.saturating_sub(start));
+    [end.saturating_sub(length)..end, start..start.saturating_add(length)]
+}
+
+/// What of a range lies outside of all `holes`.
+fn without(range: Range<u64>, holes: &[Range<u64>]) -> Vec<Range<u64>> {
+    let mut left = vec![range];
+    for hole in holes {
+        let cut = |one: Range<u64>| {
+            [one.start..one.end.min(hole.start).max(one.start), one.start.max(hole.end).min(one.end)..one.end]
+        };
+        left = left.into_iter().flat_map(cut).filter(|one| !one.is_empty()).collect();
+    }
+    left
 }
 
 fn wipe(device: &File, start: u64, length: u64) -> io::Result<()> {
@@ -189,12 +253,12 @@ fn wipe(device: &File, start: u64, length: u64) -> io::Result<()> {
 }
 
 /// Makes the kernel know the new partitions: as a whole, else one by one.
-fn announce(device: &File, disk: &str, plan: &Plan) -> Result<(), Errno> {
+fn announce(device: &File, plan: &PlannedDisk) -> Result<(), Errno> {
     let deadline = Instant::now() + BUSY_LIMIT;
     loop {
         match block::reread_partitions(device) {
             // A kernel that knows no GPT finds nothing and says nothing.
-            Ok(()) if plan.partitions().iter().all(|one| is_known(&one.device_name(disk))) => return Ok(()),
+            Ok(()) if plan.partitions.iter().all(|one| is_known(&one.device)) => return Ok(()),
             Err(Errno::EBUSY) if Instant::now() < deadline => std::thread::sleep(POLL),
             Ok(()) | Err(_) => break,
         }
@@ -206,10 +270,10 @@ fn announce(device: &File, disk: &str, plan: &Plan) -> Result<(), Errno> {
             Err(error) => return Err(error),
         }
     }
-    let sector = u64::from(plan.sector_bytes());
-    for partition in plan.partitions() {
+    let sector = u64::from(plan.sector_bytes);
+    for partition in &plan.partitions {
         let start = partition.first_lba * sector;
-        block::add_partition(device, partition.number, start, partition.size_bytes(plan.sector_bytes()))?;
+        block::add_partition(device, partition.number, start, partition.size_bytes(plan.sector_bytes))?;
     }
     Ok(())
 }

@@ -1,84 +1,103 @@
 //! File systems by the distribution's own tools, with features that every boot loader and kernel of the field reads.
 
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::path::Path;
 use std::time::Duration;
 
-use disk_layout::{FileSystem, FsId, PartitionRole, Plan};
-use tokio::process::Command;
+use disk_layout::{FileSystem, FsId, PartitionRole, Plan, PlannedFileSystem};
+use node_api::DiskKey;
 
 use super::cleared::Partitioned;
+use super::mounts::{self, MountError};
+use super::stack::{self, StackError};
+use super::tool::{self, ToolError};
 
-/// mke2fs with lazy tables takes seconds; a disk that discards slowly takes minutes.
-const TOOL_LIMIT: Duration = Duration::from_mins(10);
 /// The kernel lets go of an unmounted file system within milliseconds, on a busy machine within a second.
 const FREE_LIMIT: Duration = Duration::from_secs(10);
-/// Where installed tools are.
-const TOOL_PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
 /// mke2fs knows fewer.
 const FEATURES_MAX: usize = 64;
-/// The end of what a tool printed explains its failure.
-const OUTPUT_CHARACTERS_MAX: usize = 2000;
 
 /// A file system that could not be made.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum FormatError {
-    /// The tool did not start.
-    #[error("starting {tool}; is it in the boot bundle?")]
-    Start {
-        tool: &'static str,
-        #[source]
-        source: std::io::Error,
-    },
-    /// The tool failed.
-    #[error("{tool} on /dev/{device} ended with {status}: {output}")]
-    Failed { tool: &'static str, device: String, status: std::process::ExitStatus, output: String },
-    /// The tool hung.
-    #[error("{tool} on /dev/{device} took longer than {limit_s} s; the disk is failing or very slow")]
-    TooLong { tool: &'static str, device: String, limit_s: u64 },
+    /// A tool failed.
+    #[error(transparent)]
+    Tool(#[from] ToolError),
+    /// What it lies on could not be made.
+    #[error(transparent)]
+    Stack(#[from] StackError),
+    /// It could not be mounted for its subvolumes.
+    #[error(transparent)]
+    Mount(#[from] MountError),
 }
 
-/// A disk with empty file systems. The only way to one is [`make_file_systems`].
+/// Disks with empty file systems. The only way to them is [`make_file_systems`].
 #[derive(Debug)]
 pub(crate) struct Formatted {
-    pub(super) partitioned: Partitioned,
+    pub(super) plan: Plan,
 }
 
 /// The tools that a plan needs, each once, as the boot bundle names them.
 pub(crate) fn tools_for(plan: &Plan) -> Vec<&'static str> {
-    let mut tools: Vec<&'static str> =
-        plan.partitions().iter().filter_map(|partition| partition.fs.map(|(fs, _)| tool(fs))).collect();
+    let mut tools = stack::tools(plan.layers());
+    for one in plan.file_systems().iter().filter(|one| !one.kept) {
+        tools.push(mkfs(one.fs));
+        if !one.subvolumes.is_empty() {
+            tools.push("btrfs");
+        }
+    }
     tools.sort_unstable();
     tools.dedup();
     tools
 }
 
-/// The kernel modules that mounting a plan needs, each once.
+/// The kernel modules that making and mounting a plan needs, each once.
 pub(crate) fn modules_for(plan: &Plan) -> Vec<&'static str> {
-    let mounted = plan.partitions().iter().filter_map(|partition| partition.fs.map(|(fs, _)| fs));
-    let mut modules: Vec<&'static str> =
-        mounted.filter(|fs| *fs != FileSystem::Swap).map(FileSystem::word).collect();
+    let mut modules = stack::modules(plan.layers());
+    let mounted = plan.file_systems().iter().filter(|one| one.fs != FileSystem::Swap);
+    modules.extend(mounted.map(|one| one.fs.word()));
     modules.sort_unstable();
     modules.dedup();
     modules
 }
 
-/// Makes every file system of the plan, one after the other. `root_features` are those of ext4 that the image's
-/// boot loader or kernel needs or cannot read, as `mke2fs -O` takes them.
+/// Makes every layer and every file system of the plan, one after the other. `root_features` are those of ext4 that the
+/// image's boot loader or kernel needs or cannot read, as `mke2fs -O` takes them.
 pub(crate) async fn make_file_systems(
     partitioned: Partitioned,
+    keys: &[DiskKey],
     root_features: &[String],
 ) -> Result<Formatted, FormatError> {
-    for partition in partitioned.plan().partitions() {
-        let Some((fs, id)) = partition.fs else { continue };
-        let device = partition.device_name(&partitioned.disk().name);
-        let features = if partition.role == PartitionRole::Root { root_features } else { &[] };
-        wait_until_free(&Path::new("/dev").join(&device)).await;
-        run(tool(fs), &arguments(fs, id, partition.role, features, &device), &device).await?;
-        tracing::info!("/dev/{device}: {} {id}", fs.word());
+    stack::make(&partitioned, keys).await?;
+    for one in partitioned.plan.file_systems() {
+        if one.kept {
+            tracing::info!("/dev/{}: {} is kept as it is", one.device, one.fs.word());
+            continue;
+        }
+        // Where a boot loader reads it, its features are those of the image.
+        let boots = matches!(one.role, PartitionRole::Root | PartitionRole::Boot);
+        let features = if boots { root_features } else { &[] };
+        for device in std::iter::once(&one.device).chain(&one.copies) {
+            wait_until_free(&Path::new("/dev").join(device)).await;
+            let arguments = arguments(one, features, device);
+            let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+            tool::run(mkfs(one.fs), &arguments, device, None).await?;
+            tracing::info!("/dev/{device}: {} {}", one.fs.word(), one.id);
+        }
+        if !one.subvolumes.is_empty() {
+            make_subvolumes(one).await?;
+        }
     }
-    Ok(Formatted { partitioned })
+    Ok(Formatted { plan: partitioned.plan })
+}
+
+async fn make_subvolumes(one: &PlannedFileSystem) -> Result<(), FormatError> {
+    let place = mounts::mount_aside(&one.device, one.fs)?;
+    for subvolume in &one.subvolumes {
+        let path = place.join(&subvolume.name).display().to_string();
+        tool::run("btrfs", &["subvolume", "create", &path], &one.device, None).await?;
+    }
+    Ok(mounts::unmount_aside()?)
 }
 
 /// Waits while something still holds the partition: the kernel lets go of a file system some time after it was
@@ -94,35 +113,33 @@ async fn wait_until_free(device: &Path) {
     }
 }
 
-const fn tool(fs: FileSystem) -> &'static str {
+const fn mkfs(fs: FileSystem) -> &'static str {
     match fs {
         FileSystem::Ext4 => "mke2fs",
         FileSystem::Xfs => "mkfs.xfs",
+        FileSystem::Btrfs => "mkfs.btrfs",
         FileSystem::Vfat => "mkfs.fat",
         FileSystem::Swap => "mkswap",
     }
 }
 
-fn arguments(
-    fs: FileSystem,
-    id: FsId,
-    role: PartitionRole,
-    features: &[String],
-    device: &str,
-) -> Vec<String> {
-    let id = match id {
-        FsId::Uuid(uuid) => uuid.to_string(),
+fn arguments(one: &PlannedFileSystem, features: &[String], device: &str) -> Vec<String> {
+    let id = match one.id {
+        // What is kept has an identity of its own from its first day on.
+        FsId::Partition(guid) if one.fs == FileSystem::Vfat => format!("{:08x}", guid.as_fields().0.max(1)),
+        FsId::Uuid(uuid) | FsId::Partition(uuid) => uuid.to_string(),
         FsId::Volume(volume) => format!("{volume:08x}"),
     };
-    let label = role.word();
-    let features = ext4_features(features);
-    let text = match fs {
+    let label = one.role.word();
+    let text = match one.fs {
         FileSystem::Ext4 => format!(
-            "-F -q -t ext4 -O {features} -U {id} -L {label} \
-             -E lazy_itable_init=1,lazy_journal_init=1"
+            "-F -q -t ext4 -O {} -U {id} -L {label} \
+             -E lazy_itable_init=1,lazy_journal_init=1",
+            ext4_features(features)
         ),
         // Large extent counters are unknown to GRUB before 2.12.
         FileSystem::Xfs => format!("-f -q -m uuid={id} -i nrext64=0 -L {label}"),
+        FileSystem::Btrfs => format!("-f -q -U {id} -L {label}"),
         FileSystem::Vfat => format!("-F 32 -i {id} -n {}", label.to_ascii_uppercase()),
         FileSystem::Swap => format!("-U {id} -L {label}"),
     };
@@ -145,42 +162,6 @@ fn ext4_features(of_image: &[String]) -> String {
     features.join(",")
 }
 
-async fn run(tool: &'static str, arguments: &[String], device: &str) -> Result<(), FormatError> {
-    let child = Command::new(find(tool))
-        .args(arguments)
-        .env_clear()
-        .env("PATH", TOOL_PATH)
-        .env("LC_ALL", "C")
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .map_err(|source| FormatError::Start { tool, source })?;
-    let device = device.to_owned();
-    let Ok(ended) = tokio::time::timeout(TOOL_LIMIT, child.wait_with_output()).await else {
-        return Err(FormatError::TooLong { tool, device, limit_s: TOOL_LIMIT.as_secs() });
-    };
-    let ended = ended.map_err(|source| FormatError::Start { tool, source })?;
-    if ended.status.success() {
-        return Ok(());
-    }
-    let printed = [ended.stdout, ended.stderr].concat();
-    let printed = String::from_utf8_lossy(&printed).trim().replace('\n', "; ");
-    let skip = printed.chars().count().saturating_sub(OUTPUT_CHARACTERS_MAX);
-    let output = printed.chars().skip(skip).collect();
-    Err(FormatError::Failed { tool, device, status: ended.status, output })
-}
-
-/// The tool's path, or its bare name for the operating system to say that it is not there.
-fn find(tool: &str) -> PathBuf {
-    TOOL_PATH
-        .split(':')
-        .map(|folder| Path::new(folder).join(tool))
-        .find(|path| path.exists())
-        .unwrap_or_else(|| tool.into())
-}
-
 #[cfg(test)]
 mod tests {
     use disk_layout::{Disk, Layout, Seeds};
@@ -190,7 +171,20 @@ mod tests {
     #[test]
     fn every_file_system_gets_its_identity() {
         let uuid = FsId::Uuid(uuid::Uuid::from_bytes([0x11; 16]));
-        let line = |fs, id, role| arguments(fs, id, role, &[], "sda3").join(" ");
+        let line = |fs, id, role| {
+            let one = PlannedFileSystem {
+                device: "sda3".into(),
+                copies: Vec::new(),
+                role,
+                fs,
+                id,
+                mount: None,
+                options: None,
+                subvolumes: Vec::new(),
+                kept: false,
+            };
+            arguments(&one, &[], "sda3").join(" ")
+        };
         let ext4 = line(FileSystem::Ext4, uuid, PartitionRole::Root);
         assert!(ext4.contains("-U 11111111-1111-1111-1111-111111111111"), "{ext4}");
         assert!(

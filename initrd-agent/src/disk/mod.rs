@@ -1,19 +1,22 @@
-//! The one disk that the task names: from "may be written" to mounted file systems.
+//! The disks that the task names: from "may be written" to mounted file systems.
 //!
 //! ```text
-//!  ClearedDisk::open (rule, holders, O_EXCL) -> wipe -> write_table -> announce -> Partitioned
-//!     -> make_file_systems -> Formatted -> Mounted::mount
+//!  ClearedDisks::open (rule, holders, O_EXCL) -> wipe -> write tables -> announce -> Partitioned
+//!     -> RAID, LUKS, LVM -> make_file_systems -> Formatted -> Mounted::mount
 //! ```
 //! Nothing else in the agent opens a disk for writing.
 
 mod cleared;
 mod format;
 mod mounts;
+mod stack;
 mod table;
+mod tool;
 
-pub(crate) use cleared::{ClearError, ClearedDisk};
+pub(crate) use cleared::{ClearError, ClearedDisks};
 pub(crate) use format::{FormatError, make_file_systems, modules_for, tools_for};
-pub(crate) use mounts::{MountError, Mounted, release};
+pub(crate) use mounts::{MountError, Mounted, flush, flush_and_forget, release};
+pub(crate) use stack::{StackError, check_keys};
 
 #[cfg(test)]
 mod tests;

@@ -4,9 +4,10 @@
 //! table; alignment and size, which come from the plan; numbers 1 to n without gaps, since it renumbers others.
 
 use std::collections::BTreeMap;
-use std::io::{Read, Seek, Write};
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom, Write};
 
-use disk_layout::Plan;
+use disk_layout::{PlannedDisk, PlannedPartition};
 use gpt::disk::LogicalBlockSize;
 use gpt::mbr::ProtectiveMBR;
 use gpt::partition::Partition;
@@ -19,6 +20,9 @@ pub(crate) enum TableError {
     /// The device refused.
     #[error("writing the partition table")]
     Write(#[source] gpt::GptError),
+    /// The disk does not take it.
+    #[error("writing the partition table")]
+    Flush(#[source] io::Error),
     /// The boot sector.
     #[error("writing the protective boot sector")]
     ProtectiveMbr(#[source] gpt::mbr::MBRError),
@@ -33,29 +37,107 @@ pub(crate) enum TableError {
     Sectors(u32),
 }
 
+/// What a table can be written to.
+pub(crate) trait Device: Read + Write + Seek + std::fmt::Debug {
+    /// Returns when everything written lies on the disk.
+    fn sync(&mut self) -> io::Result<()>;
+}
+
+impl Device for File {
+    fn sync(&mut self) -> io::Result<()> {
+        self.sync_all()
+    }
+}
+
 /// Writes protective MBR and both tables, reads them back and returns the device, not yet synced.
-pub(crate) fn write<D>(mut device: D, plan: &Plan, disk_bytes: u64) -> Result<D, TableError>
-where
-    D: Read + Write + Seek + std::fmt::Debug,
-{
-    let sector_bytes = plan.sector_bytes();
+///
+/// The second table is on the disk before the first is touched: at every moment one of them, old or new, is whole, so
+/// that a power cut loses no partition that is kept.
+pub(crate) fn write<D: Device>(device: D, plan: &PlannedDisk) -> Result<D, TableError> {
+    let sector_bytes = plan.sector_bytes;
     let lb_size = match sector_bytes {
         512 => LogicalBlockSize::Lb512,
         4096 => LogicalBlockSize::Lb4096,
         other => return Err(TableError::Sectors(other)),
     };
+    let mut staged = Staged { device, at: 0, written: BTreeMap::new() };
     // Larger disks say "all of 32 bits" (UEFI 2.10 section 5.2.3).
-    let protected = u32::try_from(disk_bytes / u64::from(sector_bytes) - 1).unwrap_or(u32::MAX);
-    ProtectiveMBR::with_lb_size(protected).overwrite_lba0(&mut device).map_err(TableError::ProtectiveMbr)?;
+    let protected = u32::try_from(plan.size_bytes / u64::from(sector_bytes) - 1).unwrap_or(u32::MAX);
+    ProtectiveMBR::with_lb_size(protected).overwrite_lba0(&mut staged).map_err(TableError::ProtectiveMbr)?;
     let config = GptConfig::new().writable(true).logical_block_size(lb_size);
-    let mut table = config.create_from_device(device, Some(plan.disk_guid())).map_err(TableError::Write)?;
+    let mut table = config.create_from_device(staged, Some(plan.guid)).map_err(TableError::Write)?;
     table.update_partitions(entries(plan)).map_err(TableError::Write)?;
-    let device = table.write().map_err(TableError::Write)?;
+    let staged = table.write().map_err(TableError::Write)?;
+    let device = staged.finish(plan.size_bytes / 2).map_err(TableError::Flush)?;
     read_back(device, lb_size, plan)
 }
 
-fn entries(plan: &Plan) -> BTreeMap<u32, Partition> {
-    let entry = |planned: &disk_layout::PlannedPartition| Partition {
+/// Keeps what is written until all of it is known. Entries are few and small.
+#[derive(Debug)]
+struct Staged<D> {
+    device: D,
+    at: u64,
+    written: BTreeMap<u64, Vec<u8>>,
+}
+
+impl<D: Device> Staged<D> {
+    /// Writes what lies from `middle` on, and when that is on the disk the rest.
+    fn finish(mut self, middle: u64) -> io::Result<D> {
+        let second = self.written.split_off(&middle);
+        for part in [second, self.written] {
+            for (at, bytes) in part {
+                self.device.seek(SeekFrom::Start(at))?;
+                self.device.write_all(&bytes)?;
+            }
+            self.device.sync()?;
+        }
+        Ok(self.device)
+    }
+}
+
+impl<D: Device> Write for Staged<D> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.written.insert(self.at, bytes.to_vec());
+        self.at += bytes.len() as u64;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl<D: Device> Read for Staged<D> {
+    /// The device with what was written over it: the `gpt` crate reads entries back to sum them up.
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.device.seek(SeekFrom::Start(self.at))?;
+        let count = self.device.read(buffer)?;
+        for (at, bytes) in &self.written {
+            for (offset, byte) in (*at..).zip(bytes) {
+                let place = offset.checked_sub(self.at).and_then(|place| usize::try_from(place).ok());
+                if let Some(slot) = place.and_then(|place| buffer.get_mut(..count)?.get_mut(place)) {
+                    *slot = *byte;
+                }
+            }
+        }
+        self.at += count as u64;
+        Ok(count)
+    }
+}
+
+impl<D: Device> Seek for Staged<D> {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        self.at = match to {
+            SeekFrom::Start(at) => at,
+            SeekFrom::End(_) => self.device.seek(to)?,
+            SeekFrom::Current(by) => self.at.saturating_add_signed(by),
+        };
+        Ok(self.at)
+    }
+}
+
+fn entries(plan: &PlannedDisk) -> BTreeMap<u32, Partition> {
+    let entry = |planned: &PlannedPartition| Partition {
         part_type_guid: Type { guid: planned.type_guid, os: OperatingSystem::None },
         part_guid: planned.guid,
         first_lba: planned.first_lba,
@@ -63,16 +145,13 @@ fn entries(plan: &Plan) -> BTreeMap<u32, Partition> {
         flags: 0,
         name: planned.name.clone(),
     };
-    plan.partitions().iter().map(|planned| (planned.number, entry(planned))).collect()
+    plan.partitions.iter().map(|planned| (planned.number, entry(planned))).collect()
 }
 
-fn read_back<D>(device: D, lb_size: LogicalBlockSize, plan: &Plan) -> Result<D, TableError>
-where
-    D: Read + Write + Seek + std::fmt::Debug,
-{
+fn read_back<D: Device>(device: D, lb_size: LogicalBlockSize, plan: &PlannedDisk) -> Result<D, TableError> {
     let config = GptConfig::new().writable(false).only_valid_headers(true).logical_block_size(lb_size);
     let found: GptDisk<D> = config.open_from_device(device).map_err(TableError::Read)?;
-    if *found.guid() != plan.disk_guid() {
+    if *found.guid() != plan.guid {
         return Err(TableError::Differs("disk GUID"));
     }
     if found.backup_header().is_err() {
@@ -84,10 +163,10 @@ where
         .filter(|(_, partition)| partition.is_used())
         .map(|(id, p)| (*id, p))
         .collect();
-    if used.len() != plan.partitions().len() {
+    if used.len() != plan.partitions.len() {
         return Err(TableError::Differs("number of partitions"));
     }
-    for (planned, (id, partition)) in plan.partitions().iter().zip(used) {
+    for (planned, (id, partition)) in plan.partitions.iter().zip(used) {
         let same = planned.number == id
             && planned.guid == partition.part_guid
             && planned.type_guid == partition.part_type_guid.guid
@@ -107,11 +186,11 @@ mod tests {
     use std::path::Path;
     use std::process::Command;
 
-    use disk_layout::{Disk, Layout, Seeds};
+    use disk_layout::{Disk, Layout, Plan, Seeds};
 
     use super::*;
 
-    fn plan(size_bytes: u64, sector: u32) -> Plan {
+    fn plan(size_bytes: u64, sector: u32) -> PlannedDisk {
         let disk = Disk {
             name: "sda".into(),
             size_bytes,
@@ -119,7 +198,8 @@ mod tests {
             physical_sector_bytes: 4096,
             ..Disk::default()
         };
-        Plan::make(&Layout::default(), &disk, &Seeds { image_id: [1; 32], fresh: [2; 32] }).unwrap()
+        let seeds = Seeds { image_id: [1; 32], fresh: [2; 32] };
+        Plan::make(&Layout::default(), &disk, &seeds).unwrap().disks()[0].clone()
     }
 
     fn image(path: &Path, size_bytes: u64) -> File {
@@ -164,7 +244,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("disk.img");
         let size = 3 << 30;
-        write(image(&path, size), &plan(size, 512), size).unwrap();
+        write(image(&path, size), &plan(size, 512)).unwrap();
         verify_by_sgdisk(path.to_str().unwrap());
     }
 
@@ -180,7 +260,7 @@ mod tests {
             return;
         };
         let file = OpenOptions::new().read(true).write(true).open(&device.0).unwrap();
-        write(file, &plan(size, 4096), size).unwrap().sync_all().unwrap();
+        write(file, &plan(size, 4096)).unwrap().sync_all().unwrap();
         verify_by_sgdisk(&device.0);
     }
 
@@ -208,9 +288,87 @@ mod tests {
                 self.0.seek(to)
             }
         }
+        impl Device for Swallows {
+            fn sync(&mut self) -> std::io::Result<()> {
+                Ok(())
+            }
+        }
         let size = 700 << 20;
         let device = Swallows(std::io::Cursor::new(vec![0; size]));
         let size = u64::try_from(size).unwrap();
-        assert!(matches!(write(device, &plan(size, 512), size), Err(TableError::Read(_))));
+        assert!(matches!(write(device, &plan(size, 512)), Err(TableError::Read(_))));
+    }
+
+    /// A disk whose power goes after so many writes; what was written since the last flush may be there or not.
+    #[derive(Debug)]
+    struct Cut {
+        image: std::io::Cursor<Vec<u8>>,
+        writes_left: usize,
+    }
+
+    impl Read for Cut {
+        fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+            self.image.read(buffer)
+        }
+    }
+
+    impl Write for Cut {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            if self.writes_left == 0 {
+                return Err(std::io::Error::other("the power is gone"));
+            }
+            self.writes_left -= 1;
+            self.image.write(bytes)
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl Seek for Cut {
+        fn seek(&mut self, to: SeekFrom) -> std::io::Result<u64> {
+            self.image.seek(to)
+        }
+    }
+
+    impl Device for &mut Cut {
+        fn sync(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn power_cut_at_any_write_leaves_one_whole_table_with_what_is_kept() {
+        let size = 700_usize << 20;
+        let layout: Layout = serde_json::from_value(serde_json::json!({ "partition": [
+            { "role": "root", "size": 300 }, { "name": "data", "keep": true, "mount": "/data" },
+        ]}))
+        .unwrap();
+        let bytes = u64::try_from(size).unwrap();
+        let blank =
+            Disk { name: "sda".into(), size_bytes: bytes, logical_sector_bytes: 512, ..Disk::default() };
+        let plan = |fresh| {
+            let seeds = Seeds { image_id: [1; 32], fresh: [fresh; 32] };
+            Plan::make(&layout, &blank, &seeds).unwrap().disks()[0].clone()
+        };
+        let (old, new) = (plan(2), plan(3));
+        let mut disk = Cut { image: std::io::Cursor::new(vec![0; size]), writes_left: usize::MAX };
+        write(&mut disk, &old).unwrap();
+        for writes in 0.. {
+            // From the old table on each time.
+            disk.writes_left = usize::MAX;
+            write(&mut disk, &old).unwrap();
+            disk.writes_left = writes;
+            let done = write(&mut disk, &new).is_ok();
+            let found = crate::hardware::partitions::partitions(&mut disk, bytes, 512);
+            let guids: Vec<_> = found.iter().map(|one| one.guid).collect();
+            let whole = |plan: &PlannedDisk| plan.partitions.iter().all(|one| guids.contains(&one.guid));
+            assert!(whole(&old) || whole(&new), "after {writes} writes there is neither table");
+            if done {
+                assert!(whole(&new) && writes > 4, "{writes}");
+                break;
+            }
+        }
     }
 }

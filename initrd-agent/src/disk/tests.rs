@@ -1,8 +1,11 @@
-//! From a blank disk to mounted file systems, on a loop device in a mount namespace of its own.
+//! Stories on loop devices, in a mount namespace of their own: a machine whose disks they are.
+
+mod safety;
+mod shapes;
 
 use std::fs;
-use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use disk_layout::{Disk, Layout, Seeds};
@@ -10,35 +13,33 @@ use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 
 use super::*;
+use crate::hardware::{Root, disks_in};
+
+const MIB: u64 = 1 << 20;
+/// What a machine says of a disk beside its name.
+const ATTRIBUTES: [&str; 6] =
+    ["size", "ro", "removable", "queue/logical_block_size", "queue/physical_block_size", "queue/rotational"];
 
 /// A loop device over a new file; detached when dropped.
 struct Loop {
     device: String,
+    image: PathBuf,
     _directory: tempfile::TempDir,
 }
 
 impl Loop {
-    fn attach(bytes: u64, sector: u32) -> Option<Self> {
+    fn attach(bytes: u64, options: &[&str]) -> Option<Self> {
         let directory = tempfile::tempdir().unwrap();
         let image = directory.path().join("disk.img");
         fs::File::create(&image).unwrap().set_len(bytes).unwrap();
-        let sector = sector.to_string();
-        let losetup =
-            Command::new("losetup").args(["-P", "-b", &sector, "-f", "--show"]).arg(&image).output();
-        let output = losetup.ok().filter(|output| output.status.success())?;
-        let device = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-        Some(Self { device, _directory: directory })
+        let mut losetup = Command::new("losetup");
+        losetup.args(["-P", "-f", "--show"]).args(options).arg(&image);
+        let device = output_of(&mut losetup)?;
+        Some(Self { device, image, _directory: directory })
     }
 
-    fn disk(&self, bytes: u64, sector: u32) -> Disk {
-        Disk {
-            name: self.device.trim_start_matches("/dev/").to_owned(),
-            serial: Some("LOOP".into()),
-            size_bytes: bytes,
-            logical_sector_bytes: sector,
-            physical_sector_bytes: 4096,
-            ..Disk::default()
-        }
+    fn name(&self) -> &str {
+        self.device.trim_start_matches("/dev/")
     }
 }
 
@@ -46,6 +47,97 @@ impl Drop for Loop {
     fn drop(&mut self) {
         let _ = Command::new("losetup").args(["-d", &self.device]).status();
     }
+}
+
+/// A machine with loop devices as disks; what the kernel says of them is copied, and changed where a story wants.
+struct Machine {
+    root: tempfile::TempDir,
+    disks: Vec<Loop>,
+}
+
+impl Machine {
+    /// With a disk of so many MiB each; `None`, and said so, where there are no loop devices.
+    fn with_disks(mib: &[u64]) -> Option<Self> {
+        Self::with_options(&mib.iter().map(|mib| (*mib, [].as_slice())).collect::<Vec<_>>())
+    }
+
+    fn with_options(disks: &[(u64, &[&str])]) -> Option<Self> {
+        let disks: Option<Vec<Loop>> =
+            disks.iter().map(|(mib, options)| Loop::attach(mib * MIB, options)).collect();
+        let Some(disks) = disks else {
+            eprintln!("skipped: no such loop devices here");
+            return None;
+        };
+        let machine = Self { root: tempfile::tempdir().unwrap(), disks };
+        for (index, disk) in machine.disks.iter().enumerate() {
+            let kernel = Path::new("/sys/block").join(disk.name());
+            for attribute in ATTRIBUTES {
+                machine.says(index, attribute, fs::read_to_string(kernel.join(attribute)).unwrap().trim());
+            }
+            machine.says(index, "device/serial", &format!("LOOP-{index}"));
+            let dev = machine.root.path().join("dev");
+            fs::create_dir_all(&dev).unwrap();
+            std::os::unix::fs::symlink(&disk.device, dev.join(disk.name())).unwrap();
+        }
+        Some(machine)
+    }
+
+    /// From now on the kernel says this of a disk.
+    fn says(&self, disk: usize, attribute: &str, value: &str) {
+        let path = self.root.path().join("sys/block").join(self.disks[disk].name()).join(attribute);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, value).unwrap();
+    }
+
+    /// As `drivers` reports and `prepare` chooses from.
+    fn inventory(&self) -> Vec<Disk> {
+        disks_in(&Root::fake(self.root.path()))
+    }
+
+    fn open(&self, layout: &Layout, fresh: u8) -> Result<ClearedDisks, ClearError> {
+        ClearedDisks::open(layout, &self.inventory(), &Seeds { image_id: [1; 32], fresh: [fresh; 32] })
+    }
+
+    /// From the rule to mounted file systems.
+    fn prepare(&self, layout: &Layout, fresh: u8) -> Mounted {
+        let partitioned = self.open(layout, fresh).unwrap().partition().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        Mounted::mount(runtime.block_on(make_file_systems(partitioned, &[], &[])).unwrap()).unwrap()
+    }
+
+    /// What every disk holds, as its device gives it.
+    fn contents(&self) -> Vec<blake3::Hash> {
+        let content = |disk: &Loop| {
+            let mut hasher = blake3::Hasher::new();
+            let mut device = fs::File::open(&disk.device).unwrap();
+            let mut bytes = vec![0; 1 << 20];
+            while let length @ 1.. = device.read(&mut bytes).unwrap() {
+                hasher.update(&bytes[..length]);
+            }
+            hasher.finalize()
+        };
+        self.disks.iter().map(content).collect()
+    }
+}
+
+fn layout(value: serde_json::Value) -> Layout {
+    serde_json::from_value(value).unwrap()
+}
+
+/// What a command prints, `None` if it is not there or fails.
+fn output_of(command: &mut Command) -> Option<String> {
+    let output = command.output().ok().filter(|output| output.status.success())?;
+    Some(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
+/// Whether this kernel and this machine can make and mount it; says so if not.
+fn can_have(fs: &str, mkfs: &str) -> bool {
+    let known = fs::read_to_string("/proc/filesystems").unwrap_or_default().contains(fs);
+    let there = Command::new(mkfs).arg("-V").output().is_ok();
+    if !known || !there {
+        eprintln!("skipped: no {fs} here");
+    }
+    known && there
 }
 
 /// Mounts of `story` are seen by nobody else and end with it.
@@ -62,76 +154,4 @@ fn in_namespace(story: impl FnOnce() + Send + 'static) {
     })
     .join()
     .unwrap();
-}
-
-fn prepare(layout: &Layout, disk: &Disk) -> Mounted {
-    let seeds = Seeds { image_id: [1; 32], fresh: [2; 32] };
-    let cleared = ClearedDisk::open(layout, std::slice::from_ref(disk), &seeds).unwrap();
-    let partitioned = cleared.partition().unwrap();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let formatted = runtime.block_on(make_file_systems(partitioned, &[])).unwrap();
-    Mounted::mount(formatted).unwrap()
-}
-
-fn check(sector: u32) {
-    if !fs::read_to_string("/proc/filesystems").unwrap_or_default().contains("ext4") {
-        eprintln!("skipped: this kernel has no ext4 now");
-        return;
-    }
-    in_namespace(move || {
-        let bytes = 160 << 20;
-        let Some(device) = Loop::attach(bytes, sector) else {
-            eprintln!("skipped: no loop device with sectors of {sector} bytes here");
-            return;
-        };
-        // An old file system, whose remains must not be found again.
-        let whole = fs::OpenOptions::new().write(true).open(&device.device).unwrap();
-        whole.write_all_at(&[0xa5; 8192], 0).unwrap();
-        whole.write_all_at(&[0xa5; 8192], bytes - 8192).unwrap();
-        drop(whole);
-        let layout: Layout = serde_json::from_value(serde_json::json!({ "wipe": "any", "partition": [
-            { "role": "bios-boot", "size_mib": 1 },
-            { "role": "root" },
-            { "role": "data", "size_mib": 24, "mount": "/srv/data" },
-            { "role": "swap", "size_mib": 8 },
-        ]}))
-        .unwrap();
-        let disk = device.disk(bytes, sector);
-        // Twice: the second finds what an agent that died left mounted.
-        let first = prepare(&layout, &disk);
-        fs::write(first.root().join("from-the-first-try"), "x").unwrap();
-        std::mem::forget(first);
-        let again = ClearedDisk::open(
-            &layout,
-            std::slice::from_ref(&disk),
-            &Seeds { image_id: [1; 32], fresh: [3; 32] },
-        );
-        assert!(matches!(again, Err(ClearError::Open { .. })), "a mounted disk is not opened: {again:?}");
-        release().unwrap();
-        let mounted = prepare(&layout, &disk);
-        assert!(!mounted.root().join("from-the-first-try").exists());
-        assert!(mounted.root().join("srv/data/lost+found").exists());
-        let mut blkid = Command::new("blkid");
-        blkid.args(["-p", "-s", "UUID", "-o", "value"]).arg(format!("{}p2", device.device));
-        if let Some(uuid) = output_of(&mut blkid) {
-            assert!(mounted.plan().fstab().contains(&format!("UUID={uuid} / ext4")), "{uuid}");
-        }
-        mounted.unmount().unwrap();
-        assert!(!Path::new("/mnt/root/srv").exists());
-    });
-}
-
-fn output_of(command: &mut Command) -> Option<String> {
-    let output = command.output().ok().filter(|output| output.status.success())?;
-    Some(String::from_utf8_lossy(&output.stdout).trim().to_owned())
-}
-
-#[test]
-fn blank_disk_becomes_mounted_file_systems() {
-    check(512);
-}
-
-#[test]
-fn native_4k_disk_becomes_mounted_file_systems() {
-    check(4096);
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use disk_layout::{Disk, Transport};
 
 use super::root::{Root, attribute, clean_text, flag, names_in, number};
-use super::signatures::signatures;
+use super::signatures::{Contents, contents};
 
 /// sysfs counts in these whatever the disk's sectors are.
 const SYSFS_SECTOR_BYTES: u64 = 512;
@@ -44,6 +44,7 @@ fn disk(root: &Root, name: &str) -> Option<Disk> {
     let logical_sector_bytes = sector_bytes("logical_block_size").unwrap_or(512);
     let path = path_of(root, &device);
     let transport = transport(name, &path);
+    let Contents { signatures, partitions } = contents_of(root, name, size_bytes, logical_sector_bytes);
     let is_card = transport == Transport::Mmc && attribute(&device.join("type")).as_deref() != Some("MMC");
     Some(Disk {
         name: name.to_owned(),
@@ -57,7 +58,8 @@ fn disk(root: &Root, name: &str) -> Option<Disk> {
         removable: flag(&block.join("removable")) || transport == Transport::Usb || is_card,
         read_only: flag(&block.join("ro")),
         transport,
-        signatures: signatures_of(root, name, size_bytes, logical_sector_bytes),
+        signatures,
+        partitions,
         path,
     })
 }
@@ -116,11 +118,11 @@ fn model(device: &Path) -> Option<String> {
     attribute(&device.join("model")).or_else(|| attribute(&device.join("name")))
 }
 
-fn signatures_of(root: &Root, name: &str, size_bytes: u64, sector_bytes: u32) -> Vec<String> {
-    let read = || signatures(&File::open(root.at("dev").join(name))?, size_bytes, sector_bytes);
+fn contents_of(root: &Root, name: &str, size_bytes: u64, sector_bytes: u32) -> Contents {
+    let read = || contents(&File::open(root.at("dev").join(name))?, size_bytes, sector_bytes);
     read().unwrap_or_else(|error: std::io::Error| {
         tracing::warn!("reading what is on /dev/{name}: {error}");
-        vec![UNREADABLE.to_owned()]
+        Contents { signatures: vec![UNREADABLE.to_owned()], partitions: Vec::new() }
     })
 }
 

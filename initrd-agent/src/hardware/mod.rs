@@ -13,6 +13,7 @@ mod inventory;
 mod kernel_messages;
 mod loader;
 mod modprobe;
+pub(crate) mod partitions;
 mod root;
 mod settle;
 mod signatures;
@@ -30,13 +31,15 @@ use node_api::Inventory;
 
 pub(crate) use catalog::ObjectSource;
 pub(crate) use disks::disks;
+#[cfg(test)]
+pub(crate) use disks::disks_in;
 pub(crate) use engine::Summary;
 pub(crate) use modprobe::modprobe;
 
 use catalog::{InitrdCatalog, Store};
 use engine::{Engine, Terms};
 use loader::Announce;
-use root::Root;
+pub(crate) use root::Root;
 use uevent::KernelEvents;
 
 /// Modules that devices need although no alias of theirs leads to them early enough: disks behind SCSI

@@ -6,10 +6,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
 
-use disk_layout::{OURS_SIGNATURE, is_our_partition_name};
-use gpt::GptConfig;
-use gpt::disk::LogicalBlockSize;
-
+use disk_layout::{FoundPartition, OURS_SIGNATURE, is_our_partition_name};
 /// The start of the disk that is looked at: the last mark in it is that of ZFS, at 256 KiB.
 const HEAD_BYTES: u64 = 512 << 10;
 
@@ -73,6 +70,9 @@ const TAIL_MARKS: [Mark; 5] = [
     mark("promise_fasttrack_raid_member", 512 * 63, b"Promise Technology, Inc."),
 ];
 
+/// A GUID partition table.
+const GPT: &str = "gpt";
+
 /// md's magic number as it lies on disks.
 const MD_MAGIC: &[u8] = b"\xfc\x4e\x2b\xa9";
 
@@ -80,11 +80,42 @@ const MD_MAGIC: &[u8] = b"\xfc\x4e\x2b\xa9";
 const ZFS_MAGICS: [[u8; 8]; 2] = [0x00ba_b10c_u64.to_le_bytes(), 0x00ba_b10c_u64.to_be_bytes()];
 const ZFS_UBERBLOCK_BYTES: usize = 1024;
 
-/// The marks on a disk of this size with sectors of this size, sorted, each once.
-pub(crate) fn signatures(disk: &File, size_bytes: u64, sector_bytes: u32) -> io::Result<Vec<String>> {
-    let head = read(disk, 0, size_bytes.min(HEAD_BYTES))?;
+/// What is on a disk.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Contents {
+    /// Marks on the disk as a whole, sorted, each once.
+    pub(crate) signatures: Vec<String>,
+    /// Partitions of its GPT with the marks in them.
+    pub(crate) partitions: Vec<FoundPartition>,
+}
+
+/// What is on a disk of this size with sectors of this size.
+pub(crate) fn contents(disk: &File, size_bytes: u64, sector_bytes: u32) -> io::Result<Contents> {
+    let mut signatures = marks(disk, 0, size_bytes, sector_bytes)?;
+    let mut partitions = Vec::new();
+    if signatures.iter().any(|name| name == GPT) {
+        partitions = super::partitions::partitions(&mut &*disk, size_bytes, sector_bytes);
+        for found in &mut partitions {
+            let sector = u64::from(sector_bytes);
+            let start = found.first_lba.saturating_mul(sector);
+            let end = found.last_lba.saturating_add(1).saturating_mul(sector).min(size_bytes);
+            if let Some(bytes) = end.checked_sub(start) {
+                found.signatures = marks(disk, start, bytes, sector_bytes)?;
+            }
+        }
+        if !partitions.is_empty() && partitions.iter().all(|found| is_our_partition_name(&found.name)) {
+            signatures.push(OURS_SIGNATURE.to_owned());
+            signatures.sort();
+        }
+    }
+    Ok(Contents { signatures, partitions })
+}
+
+/// The marks in a stretch of a disk, sorted, each once.
+fn marks(disk: &File, start: u64, size_bytes: u64, sector_bytes: u32) -> io::Result<Vec<String>> {
+    let head = read(disk, start, size_bytes.min(HEAD_BYTES))?;
     let tail_bytes = size_bytes.min(TAIL_BYTES);
-    let tail = read(disk, size_bytes - tail_bytes, tail_bytes)?;
+    let tail = read(disk, start + size_bytes - tail_bytes, tail_bytes)?;
     let mut found: Vec<String> = Vec::new();
     let mut note = |name: &str| {
         if !found.iter().any(|known| known == name) {
@@ -106,10 +137,7 @@ pub(crate) fn signatures(disk: &File, size_bytes: u64, sector_bytes: u32) -> io:
     let has_gpt = at(&head, sector, b"EFI PART")
         || tail.len().checked_sub(sector).is_some_and(|offset| at(&tail, offset, b"EFI PART"));
     if has_gpt {
-        note("gpt");
-        if is_ours(disk, sector_bytes) {
-            note(OURS_SIGNATURE);
-        }
+        note(GPT);
     } else if has_mbr(&head) {
         note("dos");
     }
@@ -151,24 +179,12 @@ fn has_zfs(bytes: &[u8]) -> bool {
     bytes.chunks(ZFS_UBERBLOCK_BYTES).any(|block| ZFS_MAGICS.iter().any(|magic| block.starts_with(magic)))
 }
 
-/// Whether the table is whole and all its partitions, at least one, were made by this system.
-fn is_ours(disk: &File, sector_bytes: u32) -> bool {
-    let lb_size = match sector_bytes {
-        512 => LogicalBlockSize::Lb512,
-        4096 => LogicalBlockSize::Lb4096,
-        _ => return false,
-    };
-    let config = GptConfig::new().writable(false).logical_block_size(lb_size);
-    let Ok(table) = disk.try_clone().map(|disk| config.open_from_device(disk)) else { return false };
-    table.is_ok_and(|table| {
-        let mut used = table.partitions().values().filter(|partition| partition.is_used()).peekable();
-        used.peek().is_some() && used.all(|partition| is_our_partition_name(&partition.name))
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
+
+    use gpt::GptConfig;
+    use gpt::disk::LogicalBlockSize;
 
     use super::*;
 
@@ -180,7 +196,7 @@ mod tests {
         for (offset, bytes) in marks {
             disk.write_all_at(bytes, *offset).unwrap();
         }
-        assert_eq!(signatures(&disk, SIZE, 512).unwrap(), expected);
+        assert_eq!(contents(&disk, SIZE, 512).unwrap().signatures, expected);
     }
 
     #[test]
@@ -219,8 +235,8 @@ mod tests {
     fn a_disk_too_small_for_any_mark_is_survived() {
         let disk = tempfile::tempfile().unwrap();
         disk.set_len(512).unwrap();
-        assert_eq!(signatures(&disk, 512, 512).unwrap(), Vec::<String>::new());
-        assert!(signatures(&disk, 4096, 512).is_err());
+        assert_eq!(contents(&disk, 512, 512).unwrap(), Contents::default());
+        assert!(contents(&disk, 4096, 512).is_err());
     }
 
     #[test]
@@ -239,7 +255,7 @@ mod tests {
                 table.add_partition(name, 1 << 20, gpt::partition_types::LINUX_FS, 0, None).unwrap();
             }
             table.write().unwrap();
-            assert_eq!(signatures(&disk, SIZE, 512).unwrap(), expected, "{names:?}");
+            assert_eq!(contents(&disk, SIZE, 512).unwrap().signatures, expected, "{names:?}");
         }
     }
 }

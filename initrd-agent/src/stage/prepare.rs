@@ -1,4 +1,4 @@
-//! `prepare`: the disk that the task's rule names becomes empty file systems. The first write of this boot.
+//! `prepare`: the disks that the task's rule names become empty file systems. The first write of this boot.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use node_api::Recovery;
 
 use super::Done;
 use super::await_task::Accepted;
-use crate::disk::{self, ClearError, ClearedDisk, FormatError, MountError, Mounted};
+use crate::disk::{self, ClearError, ClearedDisks, FormatError, MountError, Mounted, StackError};
 use crate::failure::StageError;
 use crate::hardware::{Hardware, ObjectSource};
 
@@ -26,6 +26,9 @@ pub(crate) enum PrepareError {
     /// A file system's module cannot be had. Nothing was written.
     #[error("loading file systems: {0}")]
     Modules(String),
+    /// The task lacks a key. Nothing was written.
+    #[error(transparent)]
+    Key(StackError),
     /// A file system could not be made.
     #[error(transparent)]
     Format(#[from] FormatError),
@@ -45,9 +48,12 @@ impl StageError for PrepareError {
         match self {
             Self::Clear(ClearError::Choose(error)) => error.code(),
             Self::Clear(ClearError::Plan(_)) => "layout",
-            Self::Clear(ClearError::InUse { .. } | ClearError::Open { .. }) => "disk-busy",
+            Self::Clear(ClearError::InUse { .. } | ClearError::Open { .. } | ClearError::Protected(_)) => {
+                "disk-busy"
+            }
             Self::Clear(_) => "disk-write",
             Self::Tool { .. } | Self::Modules(_) => "tool",
+            Self::Key(_) => "disk-key",
             Self::Format(_) => "make-file-system",
             Self::Mount(_) => "mount",
             Self::Random(_) | Self::Stopped(_) => "prepare-internal",
@@ -57,6 +63,7 @@ impl StageError for PrepareError {
     fn recovery(&self) -> Recovery {
         match self {
             Self::Clear(ClearError::Choose(_) | ClearError::Plan(_)) | Self::Format(_) => Recovery::Wait,
+            Self::Key(_) => Recovery::Wait,
             Self::Clear(ClearError::Write { .. } | ClearError::Table { .. }) => Recovery::Wait,
             Self::Clear(ClearError::Reread { .. }) => Recovery::Reboot,
             _ => Recovery::Retry,
@@ -78,12 +85,15 @@ pub(crate) async fn run(
     for line in cleared.plan().to_string().lines() {
         tracing::info!("{line}");
     }
-    let detail = format!("/dev/{}", cleared.disk().describe());
+    let keys = &accepted.task.disk_keys;
+    disk::check_keys(cleared.plan().layers(), keys).map_err(PrepareError::Key)?;
+    let disks = cleared.plan().disks().iter().map(|disk| format!("/dev/{}", disk.description));
+    let detail = disks.collect::<Vec<_>>().join(", ");
     tokio::task::block_in_place(|| fetch_tools(hardware, objects, cleared.plan()))?;
     let partitioned = tokio::task::spawn_blocking(move || cleared.partition()).await??;
     let of_root = &accepted.image.manifest.root_file_system;
     let features = if of_root.kind == "ext4" { of_root.features.as_slice() } else { &[] };
-    let formatted = disk::make_file_systems(partitioned, features).await?;
+    let formatted = disk::make_file_systems(partitioned, keys, features).await?;
     let mounted = Mounted::mount(formatted)?;
     Ok(Done { value: mounted, detail })
 }
@@ -94,13 +104,13 @@ fn choose(
     objects: &dyn ObjectSource,
     accepted: &Accepted,
     seeds: &Seeds,
-) -> Result<ClearedDisk, ClearError> {
+) -> Result<ClearedDisks, ClearError> {
     let layout = &accepted.task.layout;
     // Late disks are the commonest reason for no match; a disk too many or one in use is none of that.
     let decided =
         |disks: &[Disk]| !matches!(disk_layout::choose(layout, disks), Err(error) if error.may_pass());
     let disks = hardware.wait_for_disks_until(DISKS_LIMIT, Some(objects), decided);
-    ClearedDisk::open(layout, &disks, seeds)
+    ClearedDisks::open(layout, &disks, seeds)
 }
 
 /// Everything that the plan's file systems need, before the first write.

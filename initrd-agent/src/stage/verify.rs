@@ -9,7 +9,7 @@ use image_format::Toc;
 use node_api::{Progress, Recovery, Stage, TrafficCounts};
 
 use super::Done;
-use crate::disk::Mounted;
+use crate::disk::{self, Mounted};
 use crate::failure::StageError;
 use crate::report::Reporter;
 
@@ -22,7 +22,7 @@ pub(crate) enum VerifyStageError {
     #[error("the disk does not give back what was written to it")]
     Tree(#[from] VerifyError),
     /// The disk did not take its last writes.
-    #[error("flushing the new root")]
+    #[error("flushing the new file systems")]
     Sync(#[source] std::io::Error),
     /// The reading thread died, which only a bug does.
     #[error("reading back stopped in the middle")]
@@ -59,12 +59,7 @@ pub(crate) async fn run(
     let count = Arc::clone(&done);
     let root = mounted.root().to_owned();
     let mut reading = tokio::task::spawn_blocking(move || {
-        let folder = std::fs::File::open(&root).map_err(VerifyStageError::Sync)?;
-        rustix::fs::syncfs(&folder).map_err(|error| VerifyStageError::Sync(error.into()))?;
-        // So that reading reads the disk and not the memory of having written it.
-        if let Err(error) = std::fs::write("/proc/sys/vm/drop_caches", "3") {
-            tracing::warn!("dropping caches: {error}");
-        }
+        disk::flush_and_forget(&root).map_err(VerifyStageError::Sync)?;
         let progress = |bytes: u64| {
             count.fetch_add(bytes, Ordering::Relaxed);
         };

@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use dhcp_wire::MacAddr;
-use disk_layout::{Disk, Layout, Plan, Seeds};
+use disk_layout::{Chosen, Layout, Plan, PlanError, Seeds};
 use node_api::{Handover, paths};
 use toml::Spanned;
 
@@ -22,8 +22,6 @@ const INTERFACE_BYTES_MAX: usize = 15;
 /// Long enough for a second node to profit, short enough that nobody waits for a forgotten one.
 const DEFAULT_LINGER_MAX_S: u64 = 300;
 const LINGER_MAX_S: u64 = 86_400;
-/// A disk on which every layout that is right at all has room: 1 PiB.
-const ROOMY_DISK_BYTES: u64 = 1 << 50;
 
 /// Collects problems while values are made.
 pub(super) struct Checker<'a> {
@@ -174,18 +172,25 @@ impl<'a> Checker<'a> {
     fn layout(&mut self, layout: Option<Spanned<Layout>>) -> Layout {
         let Some(layout) = layout else { return Layout::default() };
         let span = layout.span();
-        let disk = Disk {
-            name: "a disk of 1 PiB".to_owned(),
-            size_bytes: ROOMY_DISK_BYTES,
-            logical_sector_bytes: 512,
-            physical_sector_bytes: 512,
-            ..Disk::default()
-        };
-        if let Err(error) = Plan::make(layout.get_ref(), &disk, &Seeds { image_id: [0; 32], fresh: [0; 32] })
-        {
-            self.problem(Some(span), error);
+        let layout = layout.into_inner();
+        for (word, parts) in [("raid", &layout.raids), ("luks", &layout.luks), ("volume", &layout.volumes)] {
+            if !parts.is_empty() {
+                // They are planned and made, but no machine was seen to start from one yet.
+                let what = format!("layout.{word} is not deployed by this version; use partitions alone");
+                self.problem(Some(span.clone()), what);
+            }
         }
-        layout.into_inner()
+        let seeds = Seeds { image_id: [0; 32], fresh: [0; 32] };
+        match Plan::on(&layout, &Chosen::roomy(&layout), &seeds) {
+            Ok(_) => {}
+            Err(PlanError::Problems(problems)) => {
+                problems
+                    .iter()
+                    .for_each(|problem| self.problem(Some(span.clone()), format!("layout: {problem}")));
+            }
+            Err(error) => self.problem(Some(span), format!("layout: {error}")),
+        }
+        layout
     }
 
     fn authorized_keys(&mut self, keys: &[Spanned<String>]) -> Vec<String> {

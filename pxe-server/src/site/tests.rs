@@ -89,6 +89,28 @@ fn unknown_words_and_wrong_types_are_found_in_each_section() {
 fn layout_that_fits_no_disk_is_refused_before_any_node_sees_it() {
     check("[[layout.partition]]\nrole = 'swap'\nsize_mib = 100\n", &["role `root`"]);
     check("[layout.disk]\npick = 'largest'\n", &[]);
+    check(
+        "[[layout.partition]]\nrole = 'root'\nfs = 'vfat'\n[[layout.partition]]\nsize = '1GiB'\nkeep = true\n",
+        &["partition 1: a partition of role `root` cannot", "partition 2: what is kept is found by its name"],
+    );
+}
+
+#[test]
+fn layouts_of_several_disks_with_kept_partitions_and_subvolumes_are_taken() {
+    check(
+        "[[layout.disk]]\nname = 'system'\ntransport = 'nvme'\n[[layout.disk]]\nname = 'bulk'\npick = 'largest'\n\
+         [[layout.partition]]\nrole = 'esp'\nsize = '512MiB'\n\
+         [[layout.partition]]\nrole = 'root'\nfs = 'btrfs'\nsubvolumes = [{ name = '@', mount = '/' }]\n\
+         [[layout.partition]]\ndisk = 'bulk'\nname = 'data'\nmount = '/data'\nkeep = true\n",
+        &[],
+    );
+}
+
+#[test]
+fn what_no_machine_was_seen_to_start_from_is_refused() {
+    let two = "[layout.disk]\ncount = 2\n[[layout.partition]]\nraid = 'system'\n\
+               [[layout.raid]]\nname = 'system'\nrole = 'root'\n";
+    check(two, &["1: layout.raid is not deployed by this version; use partitions alone"]);
 }
 
 #[test]

@@ -1,17 +1,22 @@
 use super::*;
 
-fn plan(size_bytes: u64) -> Plan {
+fn plan(size_bytes: u64) -> PlannedDisk {
     let disk = Disk { name: "sda".into(), size_bytes, logical_sector_bytes: 512, ..Disk::default() };
-    Plan::make(&Layout::default(), &disk, &Seeds { image_id: [1; 32], fresh: [2; 32] }).unwrap()
+    let seeds = Seeds { image_id: [1; 32], fresh: [2; 32] };
+    Plan::make(&Layout::default(), &disk, &seeds).unwrap().disks()[0].clone()
 }
 
 #[test]
 fn both_ends_of_everything_are_wiped_and_the_old_table_last() {
     let size = 2 << 30;
-    let ranges = wipe_ranges(&plan(size), size);
-    assert_eq!(ranges.first(), Some(&(size - WIPE_BYTES, WIPE_BYTES)));
-    assert_eq!(ranges.last(), Some(&(0, WIPE_BYTES)));
-    assert!(ranges.iter().all(|(start, length)| start + length <= size));
+    let old = 900 << 20..1000 << 20;
+    let ranges = wipe_ranges(&plan(size), std::slice::from_ref(&old));
+    assert_eq!(ranges.first(), Some(&(old.end - WIPE_BYTES..old.end)));
+    assert_eq!(ranges.last(), Some(&(0..WIPE_BYTES)));
+    assert!(ranges.contains(&(size - WIPE_BYTES..size)));
+    // The second superblock of a btrfs that was in the old partition.
+    assert!(ranges.contains(&(old.start + (64 << 20)..old.start + (64 << 20) + BTRFS_COPY_BYTES)));
+    assert!(ranges.iter().all(|range| range.start < range.end && range.end <= size));
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("disk");
     fs::write(&path, vec![0xff; 4 << 20]).unwrap();
@@ -37,6 +42,6 @@ fn disk_in_a_raid_is_in_use_also_by_a_partition() {
 #[test]
 fn refusals_of_the_rule_reach_the_operator_as_they_are() {
     let seeds = Seeds { image_id: [1; 32], fresh: [2; 32] };
-    let error = ClearedDisk::open(&Layout::default(), &[], &seeds).unwrap_err();
+    let error = ClearedDisks::open(&Layout::default(), &[], &seeds).unwrap_err();
     assert!(matches!(error, ClearError::Choose(ChooseError::NoDisk)));
 }

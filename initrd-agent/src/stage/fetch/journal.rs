@@ -10,6 +10,8 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use crate::disk;
+
 /// Below the new root; removed when the system is complete.
 pub(crate) const JOURNAL_DIRECTORY: &str = ".esir";
 const FILE: &str = "journal";
@@ -17,7 +19,7 @@ const FILE: &str = "journal";
 /// Writes the journal; the only writer of its file.
 #[derive(Debug)]
 pub(crate) struct Journal {
-    root: File,
+    root: PathBuf,
     file: File,
 }
 
@@ -30,7 +32,7 @@ impl Journal {
         let mut file = OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(path)?;
         writeln!(file, "esir-journal 1 {image_id}")?;
         file.sync_all()?;
-        Ok(Self { root: File::open(root)?, file })
+        Ok(Self { root: root.to_owned(), file })
     }
 
     /// Flushes all data written so far to the disk and then records these containers, whose frames were all
@@ -39,7 +41,7 @@ impl Journal {
         if containers.is_empty() {
             return Ok(());
         }
-        rustix::fs::syncfs(&self.root)?;
+        disk::flush(&self.root)?;
         let mut lines = String::new();
         for container in containers {
             let _ = writeln!(lines, "container {container}");

@@ -69,6 +69,7 @@ fn accept(made: &MemoryImage, server_peer: SocketAddr) -> Accepted {
             allow_unsigned: true,
         },
         layout: disk_layout::Layout::default(),
+        disk_keys: Vec::new(),
         swarm: SwarmTask {
             open: false,
             announce_url: "http://127.0.0.1:9/announce".into(),

@@ -9,7 +9,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use disk_layout::{FsId, PartitionRole, Plan};
+use disk_layout::{PartitionRole, Plan};
 
 use super::tree::{Tree, TreeError};
 use crate::chroot::{Chroot, ChrootError};
@@ -61,7 +61,7 @@ pub(crate) enum BootError {
 #[derive(Debug)]
 pub(crate) struct PreparedBoot {
     removable_loader: Option<Vec<u8>>,
-    bios_disk: Option<PathBuf>,
+    bios_disks: Vec<PathBuf>,
 }
 
 /// Where the boot loaders go.
@@ -94,22 +94,22 @@ pub(crate) async fn prepare(
         Some(esp) => copy_uefi_loaders(place.plan, tree, esp)?,
         None => None,
     };
-    let bios = place.plan.find(PartitionRole::BiosBoot).is_some()
-        && place.chroot.has("grub-install")
-        && tree.exists("/usr/lib/grub/i386-pc/boot.img");
-    let bios_disk = bios.then(|| Path::new("/dev").join(place.plan.disk()));
+    let bios = place.chroot.has("grub-install") && tree.exists("/usr/lib/grub/i386-pc/boot.img");
+    // Each disk of an array gets its own, so that either boots.
+    let bios_disks = place.plan.bios_disks().filter(|_| bios).map(|disk| Path::new("/dev").join(disk));
+    let bios_disks: Vec<PathBuf> = bios_disks.collect();
     match place.firmware {
         node_api::FirmwareKind::Bios if place.plan.find(PartitionRole::BiosBoot).is_none() => {
             Err(BootError::NoPartition("bios-boot"))
         }
-        node_api::FirmwareKind::Uefi if place.plan.find(PartitionRole::Esp).is_none() => {
+        node_api::FirmwareKind::Uefi if place.plan.file_system(PartitionRole::Esp).is_none() => {
             Err(BootError::NoPartition("esp"))
         }
-        node_api::FirmwareKind::Bios if bios_disk.is_none() => Err(BootError::NoLoader(place.firmware)),
+        node_api::FirmwareKind::Bios if bios_disks.is_empty() => Err(BootError::NoLoader(place.firmware)),
         node_api::FirmwareKind::Uefi if removable_loader.is_none() => {
             Err(BootError::NoLoader(place.firmware))
         }
-        _ => Ok(PreparedBoot { removable_loader, bios_disk }),
+        _ => Ok(PreparedBoot { removable_loader, bios_disks }),
     }
 }
 
@@ -122,7 +122,7 @@ pub(crate) async fn commit(
     if let (Some(loader), Some(esp)) = (prepared.removable_loader, esp) {
         esp.write(Path::new("/").join(REMOVABLE_LOADER), &loader, 0o700)?;
     }
-    if let Some(disk) = prepared.bios_disk {
+    for disk in prepared.bios_disks {
         let disk = disk.to_string_lossy().into_owned();
         chroot.run("grub-install", &["--target=i386-pc", "--no-floppy", &disk], INSTALL_LIMIT).await?;
     }
@@ -134,10 +134,11 @@ pub(crate) async fn commit(
 /// The image's own signed files are copied, never made anew: a fresh grub-install would replace a signed
 /// loader by one that Secure Boot refuses.
 fn copy_uefi_loaders(plan: &Plan, tree: &Tree, esp: &mut Tree) -> Result<Option<Vec<u8>>, BootError> {
-    let Some(root_uuid) = root_uuid(plan) else { return Ok(None) };
+    let folder = if tree.exists("/boot/grub2") { "/boot/grub2" } else { "/boot/grub" };
+    let Some((file_system, folder)) = plan.place_of(folder) else { return Ok(None) };
     let id = distribution_id(tree)?;
     let own = format!("/EFI/{id}");
-    let config = grub_stub(&root_uuid, if tree.exists("/boot/grub2") { "/boot/grub2" } else { "/boot/grub" });
+    let config = grub_stub(&file_system.id.to_string(), &folder);
     let shim = first(tree, &SIGNED_SHIM)?;
     let grub = first(tree, &SIGNED_GRUB)?;
     let (Some(shim), Some(grub)) = (shim, grub) else {
@@ -160,16 +161,9 @@ fn copy_uefi_loaders(plan: &Plan, tree: &Tree, esp: &mut Tree) -> Result<Option<
     Ok(Some(shim))
 }
 
-/// GRUB's first configuration: find the root, then go on with its own.
-fn grub_stub(root_uuid: &str, folder: &str) -> String {
-    format!("search.fs_uuid {root_uuid} root\nset prefix=($root){folder}\nconfigfile $prefix/grub.cfg\n")
-}
-
-fn root_uuid(plan: &Plan) -> Option<String> {
-    match plan.find(PartitionRole::Root)?.fs {
-        Some((_, FsId::Uuid(uuid))) => Some(uuid.to_string()),
-        _ => None,
-    }
+/// GRUB's first configuration: find the file system that has its own, then go on with that.
+fn grub_stub(uuid: &str, folder: &str) -> String {
+    format!("search.fs_uuid {uuid} root\nset prefix=($root){folder}\nconfigfile $prefix/grub.cfg\n")
 }
 
 /// `ID` of os-release(5): the name of the distribution's folder on the ESP.
@@ -195,10 +189,9 @@ fn first(tree: &Tree, paths: &[&str]) -> Result<Option<Vec<u8>>, TreeError> {
 fn link_by_uuid(plan: &Plan) -> Result<(), BootError> {
     let folder = Path::new("/dev/disk/by-uuid");
     std::fs::create_dir_all(folder).map_err(BootError::Link)?;
-    for partition in plan.partitions() {
-        let Some((_, id)) = &partition.fs else { continue };
-        let link = folder.join(id.to_string());
-        let device = Path::new("../..").join(partition.device_name(plan.disk()));
+    for one in plan.file_systems() {
+        let link = folder.join(one.id.to_string());
+        let device = Path::new("../..").join(&one.device);
         match symlink(device, link) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(BootError::Link(error)),
             _ => {}
@@ -249,7 +242,8 @@ mod tests {
             assert!(esp_tree.exists(path), "{path}");
         }
         let config = String::from_utf8(esp_tree.read("/EFI/debian/grub.cfg").unwrap().unwrap()).unwrap();
-        assert!(config.contains(&root_uuid(&plan()).unwrap()), "{config}");
+        let root = plan().file_system(PartitionRole::Root).unwrap().id.to_string();
+        assert!(config.contains(&root) && config.contains("($root)/boot/grub"), "{config}");
     }
 
     #[test]

@@ -16,6 +16,7 @@ use disk_layout::Plan;
 use node_api::{FirmwareKind, NodeIdentity, Recovery};
 
 use crate::chroot::{Chroot, ChrootError};
+use crate::disk;
 use crate::failure::StageError;
 use boot::{BootError, BootPlace};
 use tree::{Tree, TreeError};
@@ -138,11 +139,8 @@ async fn make_host_keys(tree: &Tree, chroot: &Chroot) -> Result<(), PersonaliseE
 /// Everything on the disk, and nothing of it in memory, so that reading it back reads the disk.
 fn flush(personal: &Personal<'_>) -> Result<(), PersonaliseError> {
     for path in [Some(personal.root), personal.esp.as_deref()].into_iter().flatten() {
-        let folder = std::fs::File::open(path).map_err(PersonaliseError::Sync)?;
-        rustix::fs::syncfs(&folder).map_err(|error| PersonaliseError::Sync(error.into()))?;
+        disk::flush_and_forget(path).map_err(PersonaliseError::Sync)?;
     }
-    // Best effort: without it the read-back still finds what the kernel believes to be on the disk.
-    let _ = std::fs::write("/proc/sys/vm/drop_caches", "3");
     Ok(())
 }
 
