@@ -3,6 +3,7 @@
 mod check;
 mod client;
 mod doctor;
+mod layout;
 mod menu;
 mod nodes;
 mod report;
@@ -54,6 +55,9 @@ enum Command {
     /// Show what a node would get, before any server does
     #[command(subcommand)]
     Menu(menu::MenuCommand),
+    /// Show what the site's layout would do to nodes' disks, before it does
+    #[command(subcommand)]
+    Layout(layout::LayoutCommand),
     /// Offer one file to a swarm until interrupted: torrent, tracker, seed and web seed
     Seed(seed::SeedArguments),
 }
@@ -129,6 +133,7 @@ fn dispatch(command: Command) -> Result<()> {
         Command::Check(arguments) => check::check(&arguments),
         Command::Doctor(arguments) => doctor::doctor(&arguments),
         Command::Menu(command) => menu::menu(&command),
+        Command::Layout(command) => layout::layout(&command),
         Command::Seed(arguments) => {
             log_to_standard_error("warn");
             seed::seed(&arguments)

@@ -12,6 +12,7 @@
 mod agents;
 mod dashboard;
 mod killed_server;
+mod layouts;
 mod menus;
 mod seed;
 mod support;
