@@ -23,6 +23,9 @@ const LIBRARY_DIRECTORIES: [&str; 6] =
 /// How far from the program's package a library's package may be in the dependency graph.
 const DEPENDENCY_DEPTH_MAX: usize = 4;
 
+/// QUIRK(Debian): the one library package whose name does not begin with `lib` has `libz.so.1`.
+const ZLIB: &str = "zlib1g";
+
 /// A program that nodes need.
 struct Wanted {
     name: &'static str,
@@ -33,7 +36,7 @@ struct Wanted {
     links: &'static [&'static str],
 }
 
-const WANTED: [Wanted; 5] = [
+const WANTED: [Wanted; 7] = [
     // Without its configuration mke2fs makes file systems that lack ext4's features.
     Wanted {
         name: "mke2fs",
@@ -44,6 +47,8 @@ const WANTED: [Wanted; 5] = [
     Wanted { name: "e2fsck", package: "e2fsprogs", configuration: &[], links: &["sbin/fsck.ext4"] },
     Wanted { name: "mkfs.fat", package: "dosfstools", configuration: &[], links: &["sbin/mkfs.vfat"] },
     Wanted { name: "mkfs.xfs", package: "xfsprogs", configuration: &[], links: &[] },
+    Wanted { name: "mkfs.btrfs", package: "btrfs-progs", configuration: &[], links: &[] },
+    Wanted { name: "btrfs", package: "btrfs-progs", configuration: &[], links: &[] },
     Wanted { name: "mkswap", package: "util-linux", configuration: &[], links: &[] },
 ];
 
@@ -189,8 +194,11 @@ impl<'a> LibrarySearch<'a> {
     fn packages_at(&self, depth: usize) -> Result<Vec<(usize, String)>> {
         let mut packages = Vec::new();
         for (package, _, _) in self.opened.iter().filter(|(_, at, _)| *at == depth) {
-            let libraries =
-                self.packages.dependencies(package)?.into_iter().filter(|name| name.starts_with("lib"));
+            let libraries = self
+                .packages
+                .dependencies(package)?
+                .into_iter()
+                .filter(|name| name.starts_with("lib") || name == ZLIB);
             packages.extend(libraries.map(|name| (depth + 1, name)));
         }
         Ok(packages)
@@ -200,6 +208,9 @@ impl<'a> LibrarySearch<'a> {
 /// Debian names a library's package after its soname: `libcom_err.so.2` is in `libcom-err2`, and
 /// `libpcre2-8.so.0` in `libpcre2-8-0`.
 fn package_of_soname(soname: &str) -> String {
+    if soname == "libz.so.1" {
+        return ZLIB.to_owned();
+    }
     let (name, version) = soname.split_once(".so.").unwrap_or((soname, ""));
     let dash = if name.ends_with(|end: char| end.is_ascii_digit()) { "-" } else { "" };
     format!("{}{dash}{version}", name.replace('_', "-").to_lowercase())
@@ -225,6 +236,7 @@ mod tests {
     fn packages_are_guessed_from_sonames() {
         for (soname, package) in [
             ("libc.so.6", "libc6"),
+            ("libz.so.1", "zlib1g"),
             ("libblkid.so.1", "libblkid1"),
             ("libext2fs.so.2", "libext2fs2"),
             ("libcom_err.so.2", "libcom-err2"),
