@@ -200,7 +200,8 @@ impl Swarm {
         let mut waiting: Vec<_> =
             waiting.map(|(key, active)| (!active.starves(), active.served_at, key)).collect();
         waiting.sort();
-        let low = self.outflow.bytes_in(LOW_UPLOAD).clamp(2 * u64::from(BLOCK_BYTES), piece);
+        // Not `clamp`, which panics where a piece is smaller than two blocks.
+        let low = self.outflow.bytes_in(LOW_UPLOAD).max(2 * u64::from(BLOCK_BYTES)).min(piece);
         for (place, (sated, _, key)) in waiting.into_iter().enumerate() {
             if !sated || (place == 0 && backlog < low) || backlog < IDLE_BYTES {
                 self.flush(key);
