@@ -1,12 +1,10 @@
 //! An image -> a directory, by the same writer that nodes use; or a partition.
 
-use std::num::NonZero;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use image_apply::{Applier, verify_tree};
 use image_format::FrameIndex;
@@ -14,6 +12,7 @@ use image_format::FrameIndex;
 use crate::image_file::ImageFile;
 use crate::partition;
 use crate::pending::directory_of;
+use crate::processors::on_all_processors;
 use crate::progress;
 use crate::text;
 
@@ -126,21 +125,11 @@ impl Place {
 pub(crate) fn write_frames(applier: &Applier, image: &ImageFile, frames: &[FrameIndex]) -> Result<()> {
     let bytes = |index: &FrameIndex| image.toc.frame(*index).map_or(0, |frame| u64::from(frame.len));
     let bar = progress::bytes("extracting", frames.iter().map(bytes).sum());
-    let next = AtomicUsize::new(0);
-    let work = || -> Result<()> {
-        while let Some(&index) = frames.get(next.fetch_add(1, Ordering::Relaxed)) {
-            let Some(frame) = image.toc.frame(index) else { bail!("frame {} is not there", index.get()) };
-            applier.write_frame(index, &image.read_frame(frame)?)?;
-            bar.inc(u64::from(frame.len));
-        }
+    on_all_processors(frames, |&index| {
+        let Some(frame) = image.toc.frame(index) else { bail!("frame {} is not there", index.get()) };
+        applier.write_frame(index, &image.read_frame(frame)?)?;
+        bar.inc(u64::from(frame.len));
         Ok(())
-    };
-    let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
-    std::thread::scope(|scope| {
-        let handles: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
-        handles.into_iter().try_for_each(|handle| {
-            handle.join().map_err(|_| anyhow!("a writing thread ended abnormally")).and_then(|result| result)
-        })
     })?;
     bar.finish_and_clear();
     Ok(())

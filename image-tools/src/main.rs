@@ -20,6 +20,7 @@ mod list;
 mod owners;
 mod partition;
 mod pending;
+mod processors;
 mod progress;
 mod sources;
 mod text;

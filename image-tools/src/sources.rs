@@ -174,16 +174,10 @@ fn merge_tree(tree: &Tree, place: impl Fn(usize) -> Place) -> Result<Merge<Place
     let split = |path: &[u8]| image_source::split_path(path);
     for (index, node) in tree.nodes().iter().enumerate() {
         let kind = match &node.kind {
-            NodeKind::Directory => MemberKind::Directory,
-            NodeKind::File(content) => MemberKind::File(content.clone()),
-            NodeKind::Symlink { target } => MemberKind::Symlink { target: target.clone() },
-            &NodeKind::CharDevice { major, minor } => MemberKind::CharDevice { major, minor },
-            &NodeKind::BlockDevice { major, minor } => MemberKind::BlockDevice { major, minor },
-            NodeKind::Fifo => MemberKind::Fifo,
-            NodeKind::Socket => MemberKind::Socket,
             NodeKind::HardLink { to } => MemberKind::HardLink {
                 target: split(tree.nodes().get(*to).map(|node| node.path.as_slice()).unwrap_or_default())?,
             },
+            inode => MemberKind::of_inode(inode),
         };
         let (names, metadata, xattrs) = (split(&node.path)?, node.metadata, node.xattrs.clone());
         let owner_names = node.names.clone();

@@ -19,8 +19,8 @@ use crate::layout::{FileSystem, Layout, Metadata, PartitionRole, Subvolume, Unlo
 /// One mebibyte: the alignment of every partition, which is a multiple of all sector and stripe sizes met.
 const MIB: u64 = 1 << 20;
 
-/// Where the identities of a plan come from; chance is an argument.
-#[derive(Clone, Copy, Debug)]
+/// Where the identities of a plan come from; chance is an argument. The default is for plans that only people read.
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Seeds {
     /// The image id: [`UuidRule::Image`] derives from it.
     pub image_id: [u8; 32],

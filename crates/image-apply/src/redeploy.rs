@@ -19,7 +19,7 @@ use rustix::fs::Mode;
 
 use crate::applier::{Applier, ApplyError};
 use crate::beneath;
-use crate::reuse::{self, Reused, Source, WORK};
+use crate::reuse::{self, Reused, Source, WORK_DIRECTORY};
 
 /// Where an installed system keeps the manifest of its image, beneath its root.
 pub const RECORD_MANIFEST: &str = "var/lib/esir/manifest";
@@ -73,7 +73,7 @@ impl Redeployment {
         let aside = || {
             let fd = beneath::open_root(root)?;
             let old = reuse::set_aside(fd.as_fd())?;
-            let work = beneath::open_directory(fd.as_fd(), WORK.as_bytes())?;
+            let work = beneath::open_directory(fd.as_fd(), WORK_DIRECTORY.as_bytes())?;
             rustix::fs::mkdirat(work, DELTA, Mode::RWXU)?;
             Ok(Self { path: root.to_owned(), root: fd, old })
         };
@@ -83,7 +83,7 @@ impl Redeployment {
     /// Where the delta image has to be written to, as any image is.
     #[must_use]
     pub fn delta_directory(&self) -> PathBuf {
-        self.path.join(WORK).join(DELTA)
+        self.path.join(WORK_DIRECTORY).join(DELTA)
     }
 
     /// Takes files from both sources into the new tree, that of `manifest`. `delta` is the delta image's own table,
@@ -98,7 +98,8 @@ impl Redeployment {
         old: Option<&Toc>,
     ) -> Result<(Applier, Arc<Toc>, Reused), RedeployError> {
         let read = || {
-            let staged = beneath::open_directory(self.root.as_fd(), format!("{WORK}/{DELTA}").as_bytes())?;
+            let staged =
+                beneath::open_directory(self.root.as_fd(), format!("{WORK_DIRECTORY}/{DELTA}").as_bytes())?;
             let table = read_small(staged.as_fd(), DELTA_TABLE, manifest.toc.len)?;
             let files = beneath::open_directory(staged.as_fd(), DELTA_FILES.as_bytes())?;
             Ok((table, files))

@@ -291,7 +291,7 @@ fn split(path: &[u8]) -> (&[u8], &[u8]) {
 }
 
 /// Where a root keeps what is not of its system while it is being made.
-pub(crate) const WORK: &str = ".esir";
+pub const WORK_DIRECTORY: &str = ".esir";
 /// Below it: the older system, and what of it nobody took.
 const OLD: &str = "old";
 /// Stays where it is: it belongs to the file system.
@@ -307,14 +307,14 @@ pub fn set_aside(root: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     if !strip(&whole)? {
         return Err(io::ErrorKind::Unsupported.into());
     }
-    rustix::fs::mkdirat(root, WORK, Mode::RWXU)?;
-    let work = beneath::open_directory(root, WORK.as_bytes())?;
+    rustix::fs::mkdirat(root, WORK_DIRECTORY, Mode::RWXU)?;
+    let work = beneath::open_directory(root, WORK_DIRECTORY.as_bytes())?;
     rustix::fs::mkdirat(&work, OLD, Mode::RWXU)?;
     let old = beneath::open_directory(work.as_fd(), OLD.as_bytes())?;
     for entry in rustix::fs::Dir::read_from(&whole)? {
         let entry = entry?;
         let name = entry.file_name();
-        let stays: [&[u8]; 4] = [b".", b"..", WORK.as_bytes(), LOST_AND_FOUND];
+        let stays: [&[u8]; 4] = [b".", b"..", WORK_DIRECTORY.as_bytes(), LOST_AND_FOUND];
         if stays.contains(&name.to_bytes()) {
             continue;
         }
@@ -336,7 +336,7 @@ pub fn set_aside(root: BorrowedFd<'_>) -> io::Result<OwnedFd> {
 /// # Errors
 /// As unlink(2).
 pub fn remove_aside(root: BorrowedFd<'_>) -> io::Result<()> {
-    match remove_all(root, WORK.as_bytes()) {
+    match remove_all(root, WORK_DIRECTORY.as_bytes()) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         removed => removed,
     }

@@ -12,11 +12,10 @@ use crate::applier::{ApplyError, Doing};
 use crate::beneath::{self, Parents};
 use crate::finish;
 use crate::parallel::for_each_entry;
-use crate::write;
+use crate::write::{self, CLOSED_FILE};
 
 /// Nobody but us can look inside before owners and modes are right.
 const CLOSED_DIRECTORY: Mode = Mode::RWXU;
-const CLOSED_FILE: Mode = Mode::RUSR.union(Mode::WUSR);
 
 /// What has to be known about the skeleton later.
 #[derive(Debug, Default)]

@@ -8,7 +8,7 @@ use rustix::fs::{FallocateFlags, Mode, OFlags};
 use rustix::io::Errno;
 
 /// Nobody but us can look inside before owners and modes are right.
-const CLOSED: Mode = Mode::RUSR.union(Mode::WUSR);
+pub(crate) const CLOSED_FILE: Mode = Mode::RUSR.union(Mode::WUSR);
 
 /// Whether a file's data lies in more than one frame.
 pub(crate) fn spans_frames(toc: &Toc, entry: &Entry) -> bool {
@@ -20,7 +20,7 @@ pub(crate) fn spans_frames(toc: &Toc, entry: &Entry) -> bool {
 pub(crate) fn create(parent: BorrowedFd<'_>, name: &[u8], entry: &Entry, again: bool) -> io::Result<OwnedFd> {
     let exclusive = if again { OFlags::empty() } else { OFlags::EXCL };
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC | exclusive;
-    let file = rustix::fs::openat(parent, name, flags, CLOSED)?;
+    let file = rustix::fs::openat(parent, name, flags, CLOSED_FILE)?;
     if let EntryKind::File { size, sparse: true, .. } = entry.kind {
         rustix::fs::ftruncate(&file, size)?;
     }

@@ -1,6 +1,6 @@
 //! One name of a source, with everything that an image keeps of it.
 
-use image_format::{FileContent, Metadata, OwnerNames, Xattr};
+use image_format::{FileContent, Metadata, NodeKind, OwnerNames, Xattr};
 
 use crate::error::{Result, malformed};
 
@@ -39,6 +39,22 @@ pub enum MemberKind {
         /// Its path components.
         target: Vec<Vec<u8>>,
     },
+}
+
+impl MemberKind {
+    /// The kind of an inode, which is never a hard link.
+    #[must_use]
+    pub fn of_inode(kind: &NodeKind) -> Self {
+        match kind {
+            NodeKind::Directory | NodeKind::HardLink { .. } => Self::Directory,
+            NodeKind::File(content) => Self::File(content.clone()),
+            NodeKind::Symlink { target } => Self::Symlink { target: target.clone() },
+            &NodeKind::CharDevice { major, minor } => Self::CharDevice { major, minor },
+            &NodeKind::BlockDevice { major, minor } => Self::BlockDevice { major, minor },
+            NodeKind::Fifo => Self::Fifo,
+            NodeKind::Socket => Self::Socket,
+        }
+    }
 }
 
 /// One name.

@@ -109,7 +109,7 @@ impl<P: Clone + Default> Merge<P> {
             let Some(inode) = other.inodes.get(slot.inode) else { continue };
             let kind = match first_names.get(&slot.inode) {
                 Some(target) => MemberKind::HardLink { target: target.clone() },
-                None => member_kind(&inode.kind),
+                None => MemberKind::of_inode(&inode.kind),
             };
             first_names.entry(slot.inode).or_insert_with(|| names.clone());
             let (metadata, owner_names) = (inode.metadata, inode.owner_names.clone());
@@ -392,19 +392,6 @@ impl<P: Clone + Default> Merge<P> {
             let slot = self.new_inode(member, P::default());
             self.names.insert(names, slot);
         }
-    }
-}
-
-/// An inode's kind; it is never a hard link.
-fn member_kind(kind: &NodeKind) -> MemberKind {
-    match kind {
-        NodeKind::Directory | NodeKind::HardLink { .. } => MemberKind::Directory,
-        NodeKind::File(content) => MemberKind::File(content.clone()),
-        NodeKind::Symlink { target } => MemberKind::Symlink { target: target.clone() },
-        &NodeKind::CharDevice { major, minor } => MemberKind::CharDevice { major, minor },
-        &NodeKind::BlockDevice { major, minor } => MemberKind::BlockDevice { major, minor },
-        NodeKind::Fifo => MemberKind::Fifo,
-        NodeKind::Socket => MemberKind::Socket,
     }
 }
 

@@ -15,8 +15,9 @@ use super::firmware::{Firmware, INITRD_DRIVERS};
 use super::initrd::InitrdFiles;
 use super::kernel::Kernel;
 use super::packages::Packages;
-use super::store::{StoreWriter, on_all_processors};
+use super::store::StoreWriter;
 use super::{check, sets, tools};
+use crate::processors::on_all_processors;
 
 /// Machine that the bundle is for, as `uname -m` says it.
 const ARCHITECTURE: &str = "x86_64";

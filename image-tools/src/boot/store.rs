@@ -1,8 +1,6 @@
 //! Writes the objects of a bundle's store.
 
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Context as _, Result};
 use boot_bundle::{Encoding, ObjectHash, ObjectRef};
@@ -62,37 +60,6 @@ fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
     std::fs::rename(&partial, path).with_context(|| format!("naming {}", path.display()))
 }
 
-/// Does `work` for every item on all processors; the results are in the items' order.
-pub(super) fn on_all_processors<T: Sync, R: Send>(
-    items: &[T],
-    work: impl Fn(&T) -> Result<R> + Sync,
-) -> Result<Vec<R>> {
-    let workers = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let next = AtomicUsize::new(0);
-    let results: Mutex<Vec<(usize, Result<R>)>> = Mutex::new(Vec::with_capacity(items.len()));
-    std::thread::scope(|scope| {
-        for _ in 0..workers {
-            scope.spawn(|| {
-                loop {
-                    let position = next.fetch_add(1, Ordering::Relaxed);
-                    let Some(item) = items.get(position) else { return };
-                    let result = work(item);
-                    let failed = result.is_err();
-                    if let Ok(mut results) = results.lock() {
-                        results.push((position, result));
-                    }
-                    if failed {
-                        next.store(items.len(), Ordering::Relaxed);
-                    }
-                }
-            });
-        }
-    });
-    let mut results = results.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
-    results.sort_by_key(|(position, _)| *position);
-    results.into_iter().map(|(_, result)| result).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -110,17 +77,5 @@ mod tests {
         assert_eq!(store.add(&contents).unwrap(), first);
         let bytes = std::fs::read(bundle.join(first.hash.store_path())).unwrap();
         assert_eq!(first.unpack(bytes).unwrap(), contents);
-    }
-
-    #[test]
-    fn results_are_in_the_order_of_the_items_and_one_failure_fails_all() {
-        let items: Vec<u32> = (0..100).collect();
-        assert_eq!(
-            on_all_processors(&items, |item| Ok(item * 2)).unwrap(),
-            items.iter().map(|i| i * 2).collect::<Vec<_>>()
-        );
-        let failed =
-            on_all_processors(&items, |item| if *item == 50 { anyhow::bail!("fifty") } else { Ok(()) });
-        assert_eq!(failed.unwrap_err().to_string(), "fifty");
     }
 }

@@ -3,10 +3,8 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicU32, Ordering};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result};
 use image_format::{
     CONTAINER_BYTES, FileContent, HEADER_FRAME_BYTES, Hash, Manifest, NodeKind, TOC_FRAME_HEADER_BYTES,
     TocLocation, Tree, piece_size_for,
@@ -18,6 +16,7 @@ use swarm::Metainfo;
 use super::Subject;
 use crate::keys;
 use crate::pending::{Pending, companion};
+use crate::processors::with_buffers;
 use crate::progress;
 use crate::text;
 
@@ -125,34 +124,16 @@ fn manifest(image: &Image<'_>, len: u64, piece_size: u64, pieces: &Pieces, info_
 pub(crate) fn hash_pieces(file: &File, len: u64, piece_size: u64) -> Result<Pieces> {
     let count = u32::try_from(len.div_ceil(piece_size)).context("the image has too many pieces")?;
     let bar = progress::bytes("hashing", len);
-    let next = AtomicU32::new(0);
-    let done: Mutex<Vec<(u32, [u8; 20], Hash)>> = Mutex::default();
-    let work = || -> Result<()> {
-        let mut piece = vec![0; usize::try_from(piece_size)?];
-        loop {
-            let index = next.fetch_add(1, Ordering::Relaxed);
-            if index >= count {
-                return Ok(());
-            }
-            let start = u64::from(index) * piece_size;
-            piece.truncate(usize::try_from(piece_size.min(len - start))?);
-            file.read_exact_at(&mut piece, start).context("reading the image back")?;
-            let sha1: [u8; 20] = Sha1::digest(&piece).into();
-            let hashes = (index, sha1, Hash::of(&piece));
-            done.lock().map_err(|_| anyhow!("a hashing thread ended abnormally"))?.push(hashes);
-            bar.inc(piece.len() as u64);
-        }
-    };
-    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    std::thread::scope(|scope| {
-        let handles: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
-        handles.into_iter().try_for_each(|handle| {
-            handle.join().map_err(|_| anyhow!("a hashing thread ended abnormally")).and_then(|result| result)
-        })
+    let pieces: Vec<u32> = (0..count).collect();
+    let done = with_buffers(&pieces, |&index, piece| {
+        let start = u64::from(index) * piece_size;
+        piece.resize(usize::try_from(piece_size.min(len - start))?, 0);
+        file.read_exact_at(piece, start).context("reading the image back")?;
+        bar.inc(piece.len() as u64);
+        let sha1: [u8; 20] = Sha1::digest(&*piece).into();
+        Ok((sha1, Hash::of(piece)))
     })?;
     bar.finish_and_clear();
-    let mut done = done.into_inner().map_err(|_| anyhow!("a hashing thread ended abnormally"))?;
-    done.sort_by_key(|(index, ..)| *index);
-    let blake3 = done.iter().flat_map(|(_, _, hash)| *hash.as_bytes()).collect();
-    Ok(Pieces { sha1: done.into_iter().map(|(_, sha1, _)| sha1).collect(), blake3 })
+    let blake3 = done.iter().flat_map(|(_, hash)| *hash.as_bytes()).collect();
+    Ok(Pieces { sha1: done.into_iter().map(|(sha1, _)| sha1).collect(), blake3 })
 }

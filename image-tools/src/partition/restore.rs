@@ -1,15 +1,13 @@
 //! An image of a partition -> the partition: every frame checked, written, read back.
 
 use std::fs::File;
-use std::num::NonZero;
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, Result, anyhow, ensure};
 use image_format::{
-    EntryIndex, EntryKind, FileContent, Hash, NodeKind, PARTITION_FILE, Toc, decompress_frame,
+    EntryIndex, EntryKind, FileContent, FrameIndex, Hash, NodeKind, PARTITION_FILE, Toc, decompress_frame,
 };
 use rustix::fs::{Advice, FallocateFlags};
 
@@ -17,6 +15,7 @@ use super::open_unused;
 use crate::contents;
 use crate::image_file::ImageFile;
 use crate::pending::Pending;
+use crate::processors::with_buffers;
 use crate::progress;
 use crate::text;
 
@@ -90,32 +89,18 @@ impl Part {
 
     fn write(&self, image: &ImageFile, target: &File) -> Result<()> {
         let bar = progress::bytes("extracting", image.len);
-        let next = AtomicU32::new(0);
-        let work = || -> Result<()> {
-            let mut raw = Vec::new();
-            while let Some(index) = image.toc.frame_index(next.fetch_add(1, Ordering::Relaxed)) {
-                let frame = image.toc.frame(index).context("a frame is not there")?;
-                let compressed = image.read_frame(frame)?;
-                decompress_frame(frame, &compressed, &mut raw)
-                    .with_context(|| format!("frame {} is damaged", index.get()))?;
-                for extent in image.toc.frame_extents(index) {
-                    let from = extent.frame_offset as usize;
-                    let data = raw.get(from..from + extent.len as usize).unwrap_or_default();
-                    target.write_all_at(data, extent.file_offset)?;
-                }
-                bar.inc(u64::from(frame.len));
+        let frames: Vec<FrameIndex> = image.toc.frame_indices().collect();
+        with_buffers(&frames, |&index, raw| {
+            let frame = image.toc.frame(index).context("a frame is not there")?;
+            decompress_frame(frame, &image.read_frame(frame)?, raw)
+                .with_context(|| format!("frame {} is damaged", index.get()))?;
+            for extent in image.toc.frame_extents(index) {
+                let from = extent.frame_offset as usize;
+                let data = raw.get(from..from + extent.len as usize).unwrap_or_default();
+                target.write_all_at(data, extent.file_offset)?;
             }
+            bar.inc(u64::from(frame.len));
             Ok(())
-        };
-        let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
-        std::thread::scope(|scope| {
-            let handles: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
-            handles.into_iter().try_for_each(|handle| {
-                handle
-                    .join()
-                    .map_err(|_| anyhow!("a writing thread ended abnormally"))
-                    .and_then(|result| result)
-            })
         })?;
         bar.finish_and_clear();
         target.sync_all().context("handing it to the disk")

@@ -288,9 +288,8 @@ fn wait_for_node(name: &str, bytes: u64) -> Option<()> {
     let node = Path::new("/dev").join(name);
     let deadline = Instant::now() + NODE_LIMIT;
     while Instant::now() < deadline {
-        // sysfs counts in 512 bytes whatever the sector is.
         let size = fs::read_to_string(&size_file).ok().and_then(|text| text.trim().parse::<u64>().ok());
-        if size == Some(bytes / 512) && node.exists() {
+        if size == Some(bytes / SYSFS_SECTOR_BYTES) && node.exists() {
             return Some(());
         }
         std::thread::sleep(POLL);

@@ -7,6 +7,7 @@ use std::io;
 use std::os::unix::fs::FileExt as _;
 
 use disk_layout::{FoundPartition, OURS_SIGNATURE, is_our_partition_name};
+
 /// The start of the disk that is looked at: the last mark in it is that of ZFS, at 256 KiB.
 const HEAD_BYTES: u64 = 512 << 10;
 

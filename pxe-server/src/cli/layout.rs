@@ -15,8 +15,6 @@ use crate::nodes::view::{NodeDetail, NodeView};
 
 /// Where the site file is when none is named.
 const SITE: &str = "/etc/esir/site.toml";
-/// Identities are made when a node is deployed and not shown before.
-const NO_SEEDS: Seeds = Seeds { image_id: [0; 32], fresh: [0; 32] };
 
 #[derive(Subcommand)]
 pub(super) enum LayoutCommand {
@@ -102,7 +100,7 @@ fn plan(layout: &Layout, node: &Found) -> Result<Plan> {
     let Some(disks) = &node.disks else {
         bail!("it has not reported its disks yet; let it boot over the network once");
     };
-    Ok(Plan::on(layout, &choose(layout, disks)?, &NO_SEEDS)?)
+    Ok(Plan::on(layout, &choose(layout, disks)?, &Seeds::default())?)
 }
 
 /// The disks that are written, and what is lost with them.

@@ -180,8 +180,7 @@ impl<'a> Checker<'a> {
                 self.problem(Some(span.clone()), what);
             }
         }
-        let seeds = Seeds { image_id: [0; 32], fresh: [0; 32] };
-        match Plan::on(&layout, &Chosen::roomy(&layout), &seeds) {
+        match Plan::on(&layout, &Chosen::roomy(&layout), &Seeds::default()) {
             Ok(_) => {}
             Err(PlanError::Problems(problems)) => {
                 problems

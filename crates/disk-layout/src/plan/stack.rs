@@ -40,6 +40,13 @@ struct Device {
     kept: bool,
 }
 
+impl Device {
+    /// One that is made of others, and never kept.
+    const fn new(kind: Kind, index: usize, name: String, mib: u64, sector_bytes: u32) -> Self {
+        Self { kind, index, name, mib, sector_bytes, guid: None, kept: false }
+    }
+}
+
 pub(super) struct Builder<'a> {
     layout: &'a Layout,
     seeds: &'a Seeds,
@@ -173,15 +180,7 @@ impl<'a> Builder<'a> {
                 members,
             });
             let mib = mib.saturating_sub(RAID_MIB.min(2 + mib / 512));
-            self.devices.push(Device {
-                kind: Kind::Raid,
-                index,
-                name: device,
-                mib,
-                sector_bytes,
-                guid: None,
-                kept: false,
-            });
+            self.devices.push(Device::new(Kind::Raid, index, device, mib, sector_bytes));
         }
     }
 
@@ -246,15 +245,7 @@ impl<'a> Builder<'a> {
             below,
             holds_root: luks.lvm.as_deref().map_or(luks.role == PartitionRole::Root, in_group),
         });
-        self.devices.push(Device {
-            kind: Kind::Luks,
-            index,
-            name: device,
-            mib,
-            sector_bytes,
-            guid: None,
-            kept: false,
-        });
+        self.devices.push(Device::new(Kind::Luks, index, device, mib, sector_bytes));
         true
     }
 
@@ -296,15 +287,7 @@ impl<'a> Builder<'a> {
                 name: part.name.clone(),
                 size_mib,
             });
-            self.devices.push(Device {
-                kind: Kind::Volume,
-                index,
-                name: device,
-                mib,
-                sector_bytes,
-                guid: None,
-                kept: false,
-            });
+            self.devices.push(Device::new(Kind::Volume, index, device, mib, sector_bytes));
         }
         Ok(())
     }

@@ -181,9 +181,9 @@ impl Swarm {
         }
     }
 
-    /// With less than [`LOW_UPLOAD`] of work left for the uplink, one peer that waits for nothing from us gets to know what it
-    /// could ask for; with less than a whole piece, every hungry peer does; with a block or less, all do. Who lacks
-    /// nothing that is new, or knows of plenty already, is passed over.
+    /// With less than [`LOW_UPLOAD`] of work left for the uplink, one peer that waits for nothing from us gets to know
+    /// what it could ask for; with less than a whole piece, every hungry peer does; with a block or less, all do. Who
+    /// lacks nothing that is new, or knows of plenty already, is passed over.
     fn announce_into_idle_uplink(&mut self) {
         let piece = u64::from(self.config.geometry.piece_bytes());
         let backlog = self.upload_backlog();

@@ -75,9 +75,7 @@ impl Outflow {
             }
         }
     }
-}
 
-impl Outflow {
     /// What the uplink carries in this time when it is full; 0 before the first look.
     pub(super) fn bytes_in(&self, time: Duration) -> u64 {
         let bytes = u128::from(self.peak) * time.as_micros() / 1_000_000;

@@ -10,10 +10,11 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use image_apply::WORK_DIRECTORY;
+
 use crate::disk;
 
-/// Below the new root; removed when the system is complete.
-pub(crate) const JOURNAL_DIRECTORY: &str = ".esir";
+/// In [`WORK_DIRECTORY`] below the new root, which goes when the system is complete.
 const FILE: &str = "journal";
 
 /// Writes the journal; the only writer of its file.
@@ -26,7 +27,7 @@ pub(crate) struct Journal {
 impl Journal {
     /// Begins a new journal for an image below `root`.
     pub(crate) fn begin(root: &Path, image_id: &str) -> io::Result<Self> {
-        let directory = root.join(JOURNAL_DIRECTORY);
+        let directory = root.join(WORK_DIRECTORY);
         fs::create_dir_all(&directory)?;
         let path = directory.join(FILE);
         let mut file = OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(path)?;
@@ -53,7 +54,7 @@ impl Journal {
 
 /// Removes the journal of a system that is complete.
 pub(crate) fn remove(root: &Path) -> io::Result<()> {
-    let directory: PathBuf = root.join(JOURNAL_DIRECTORY);
+    let directory: PathBuf = root.join(WORK_DIRECTORY);
     match fs::remove_dir_all(directory) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other,

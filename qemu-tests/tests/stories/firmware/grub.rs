@@ -7,10 +7,9 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use qemu_tests::console::keys::ENTER;
 use qemu_tests::{Console, FirmwareKind, Lab, Nic, Node, Stage};
 
-use super::{MEMORY_MIB, is_as_kept, lab, names};
+use super::{MEMORY_MIB, is_as_kept, lab, names, types_line};
 
 const PASSWORD: (&str, &str) = (
     "menu-grub",
@@ -92,8 +91,7 @@ async fn logs_in(console: &Console, password: &str) -> Result<()> {
     console.types(&["h"]).await?;
     for (question, answer) in [("sername", "admin"), ("assword", password)] {
         console.wait_for(&[question], KEY_MAX).await?;
-        let letters: Vec<String> = answer.chars().map(String::from).collect();
-        console.types(&letters.iter().map(String::as_str).chain([ENTER]).collect::<Vec<_>>()).await?;
+        types_line(console, answer).await?;
     }
     Ok(())
 }

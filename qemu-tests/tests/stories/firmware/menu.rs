@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 use qemu_tests::console::keys::{ENTER, ESCAPE};
 use qemu_tests::{Console, FirmwareKind, Lab, Nic, Node, Stage};
 
-use super::{MEMORY_MIB, is_as_kept, lab, names};
+use super::{MEMORY_MIB, is_as_kept, lab, names, types_line};
 
 const GOLDEN: (&str, &str) =
     ("menu", "SeaBIOS, a menu: a protected entry is chosen with a wrong password, then with the right one");
@@ -91,8 +91,7 @@ async fn logs_in(console: &Console, name: &str, password: &str) -> Result<()> {
     console.types(&["h"]).await?;
     console.wait_for(&["assword"], KEY_MAX).await?;
     for text in [name, password] {
-        let letters: Vec<String> = text.chars().map(String::from).collect();
-        console.types(&letters.iter().map(String::as_str).chain([ENTER]).collect::<Vec<_>>()).await?;
+        types_line(console, text).await?;
     }
     Ok(())
 }

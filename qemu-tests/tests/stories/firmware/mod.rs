@@ -10,8 +10,9 @@ mod pxe;
 mod relay;
 
 use anyhow::{Context as _, Result};
+use qemu_tests::console::keys::ENTER;
 use qemu_tests::packets::{Names, Recorder};
-use qemu_tests::{Lab, LabOptions, Node, Stage};
+use qemu_tests::{Console, Lab, LabOptions, Node, Stage};
 
 use super::Story;
 
@@ -108,6 +109,12 @@ pub(crate) fn is_as_kept(
     recording.save(&lab.dir().join(format!("{name}.pcap")))?;
     told.with_context(|| format!("the conversation so far:\n{}", recording.told(names)))?;
     recording.is_like(name, title, names)
+}
+
+/// Types this and Return, key by key.
+async fn types_line(console: &Console, text: &str) -> Result<()> {
+    let letters: Vec<String> = text.chars().map(String::from).collect();
+    console.types(&letters.iter().map(String::as_str).chain([ENTER]).collect::<Vec<_>>()).await
 }
 
 /// Words for what differs between two boots of this machine.
