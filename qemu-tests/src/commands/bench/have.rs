@@ -14,11 +14,15 @@ use swarm::tracker::{DEGREE, SEED_DEGREE};
 
 use super::print::print_columns;
 use super::simulate::{Job, link, simulate};
+use super::swarm::Choice;
 use rows::Results;
 
 /// Seeds per row.
 const SEEDS: u64 = 20;
 const SEEDS_QUICK: u64 = 4;
+
+/// The case of the reduced form.
+const QUICK: &str = "n32";
 
 /// Delay of the fixed policy.
 const FIXED: Duration = Duration::from_millis(20);
@@ -36,6 +40,7 @@ enum Contender {
 /// One size of swarm.
 #[derive(Debug)]
 struct Case {
+    name: &'static str,
     nodes: usize,
     mbit: u64,
     mib: u64,
@@ -44,13 +49,12 @@ struct Case {
     coarser: u32,
 }
 
-/// 24 pieces per second and node at 100 Mbit/s, 230 at 1 Gbit/s. At 1,000 nodes a quarter of the image, so that
-/// the whole stays below 20 minutes.
+/// 24 pieces per second and node at 100 Mbit/s, 230 at 1 Gbit/s.
 const CASES: [Case; 4] = [
-    Case { nodes: 1000, mbit: 100, mib: 149, piece_kib: 512, coarser: 8 },
-    Case { nodes: 256, mbit: 100, mib: 596, piece_kib: 512, coarser: 8 },
-    Case { nodes: 32, mbit: 1000, mib: 596, piece_kib: 512, coarser: 4 },
-    Case { nodes: 32, mbit: 100, mib: 596, piece_kib: 512, coarser: 1 },
+    Case { name: "n1000", nodes: 1000, mbit: 100, mib: 596, piece_kib: 512, coarser: 8 },
+    Case { name: "n256", nodes: 256, mbit: 100, mib: 596, piece_kib: 512, coarser: 8 },
+    Case { name: "n32-gbit", nodes: 32, mbit: 1000, mib: 596, piece_kib: 512, coarser: 4 },
+    Case { name: "n32", nodes: 32, mbit: 100, mib: 596, piece_kib: 512, coarser: 1 },
 ];
 
 impl Contender {
@@ -85,11 +89,20 @@ impl Contender {
 }
 
 impl Case {
-    /// A full mesh is run where it fits; above, its messages are pieces x nodes x (nodes - 1).
+    /// A full mesh is run where it fits; above, its messages are pieces x nodes x (nodes - 1). The largest swarm
+    /// runs only what the bars compare: a run takes minutes.
     fn contenders(&self) -> Vec<Contender> {
-        let all = [Contender::Bep3, Contender::Suppress, Contender::Fixed, Contender::Adaptive];
-        let mesh = (self.nodes <= 32).then_some(Contender::Bep3AllPeers);
-        mesh.into_iter().chain(all).collect()
+        let all = [
+            (Contender::Bep3AllPeers, 32),
+            (Contender::Bep3, usize::MAX),
+            (Contender::Suppress, 256),
+            (Contender::Fixed, 256),
+            (Contender::Adaptive, usize::MAX),
+        ];
+        all.into_iter()
+            .filter(|(_, nodes_max)| self.nodes <= *nodes_max)
+            .map(|(contender, _)| contender)
+            .collect()
     }
 
     fn pieces(&self) -> u64 {
@@ -115,9 +128,16 @@ impl Case {
     }
 }
 
-pub(super) fn have(quick: bool, as_json: bool) -> Result<()> {
-    let cases: Vec<&Case> = if quick { CASES.iter().skip(3).collect() } else { CASES.iter().collect() };
-    let seeds = if quick { SEEDS_QUICK } else { SEEDS };
+pub(super) fn have(choice: &Choice) -> Result<()> {
+    let names: Vec<&str> = CASES.iter().map(|case| case.name).chain([races::NAME]).collect();
+    choice.knows_cases(&names)?;
+    let cases =
+        CASES.iter().filter(|case| choice.has_case(case.name) && (!choice.quick || case.name == QUICK));
+    let seeds = match choice.runs {
+        Some(runs) => runs.max(1) as u64,
+        None if choice.quick => SEEDS_QUICK,
+        None => SEEDS,
+    };
     let mut runs = Vec::new();
     for case in cases {
         for contender in case.contenders() {
@@ -127,16 +147,21 @@ pub(super) fn have(quick: bool, as_json: bool) -> Result<()> {
     let jobs: Vec<Job> = runs.iter().map(|(_, _, job)| job.clone()).collect();
     let outcomes = simulate(&jobs)?;
     let results = Results::new(runs.iter().map(|(case, contender, _)| (*case, *contender)).zip(outcomes));
-    let left_out =
-        if quick { "256 and 1,000 nodes, 1 Gbit/s, 16 of 20 seeds, namespaces" } else { "nothing" };
+    let left_out = if choice.quick {
+        "256 and 1,000 nodes, 1 Gbit/s, 16 of 20 seeds, namespaces"
+    } else if choice.cases.is_empty() && choice.runs.is_none() {
+        "nothing"
+    } else {
+        "what the options leave out"
+    };
     let limited_by = format!(
         "links of 100 Mbit/s or 1 Gbit/s, degree {DEGREE} (at least ln N + 3), medians of {seeds} seeds; messages of bep3 with all peers: measured at 32 nodes, above pieces x nodes x (nodes - 1); left out: {left_out}"
     );
     let (mut rows, mut bars) = (results.rows(), results.bars());
-    if !quick {
-        let races = races::races(as_json)?;
+    if !choice.quick && choice.has_case(races::NAME) {
+        let races = races::races(choice.json)?;
         bars.extend(rows::bars_of_races(&races));
         rows.extend(races);
     }
-    print_columns("have", as_json, &rows::COLUMNS, &rows, &limited_by, &bars)
+    print_columns("have", choice.json, &rows::COLUMNS, &rows, &limited_by, &bars)
 }

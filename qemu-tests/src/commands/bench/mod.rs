@@ -78,11 +78,11 @@ pub(crate) struct BenchArguments {
     /// swarm: only these peers; image: only these forms; separated by commas.
     #[arg(long, value_delimiter = ',', value_name = "PEER,..")]
     only: Vec<String>,
-    /// swarm: only these cases; storm: these numbers of nodes; tftp: these numbers of nodes at a time; image:
-    /// these trees; separated by commas.
+    /// swarm, have: only these cases; swarm-sim, storm: these numbers of nodes; tftp: these numbers of nodes at a
+    /// time; image: these trees; separated by commas.
     #[arg(long = "case", value_delimiter = ',', value_name = "NAME,..")]
     cases: Vec<String>,
-    /// swarm, swarm-cpu, paper, image: turns per row; 3 if not given.
+    /// swarm, swarm-cpu, paper, image: turns per row; 3 if not given. swarm-sim, have: seeds.
     #[arg(long)]
     runs: Option<usize>,
 }
@@ -99,9 +99,9 @@ pub(crate) async fn run(arguments: BenchArguments) -> Result<ExitCode> {
         "payload" => payload::payload(json)?,
         "swarm" => tokio::task::block_in_place(|| swarm::swarm(&choice))?,
         "swarm-cpu" => tokio::task::block_in_place(|| swarm_cpu::swarm_cpu(&choice))?,
-        "swarm-sim" => tokio::task::block_in_place(|| swarm_sim::swarm_sim(quick, json))?,
+        "swarm-sim" => tokio::task::block_in_place(|| swarm_sim::swarm_sim(&choice))?,
         "image" => tokio::task::block_in_place(|| image::image(&choice))?,
-        "have" => tokio::task::block_in_place(|| have::have(quick, json))?,
+        "have" => tokio::task::block_in_place(|| have::have(&choice))?,
         "paper" => tokio::task::block_in_place(|| paper::paper(&choice))?,
         "storm" => tokio::task::block_in_place(|| storm::storm(&choice))?,
         "tftp" => tokio::task::block_in_place(|| tftp::tftp(&choice))?,

@@ -31,14 +31,29 @@ pub(super) struct Choice {
     pub(super) runs: Option<usize>,
 }
 
+impl Choice {
+    /// Fails if a case is asked for that is not one of these.
+    pub(super) fn knows_cases(&self, names: &[&str]) -> Result<()> {
+        for name in &self.cases {
+            ensure!(
+                names.contains(&name.as_str()),
+                "there is no case {name}; there are {}",
+                names.join(", ")
+            );
+        }
+        Ok(())
+    }
+
+    pub(super) fn has_case(&self, name: &str) -> bool {
+        self.cases.is_empty() || self.cases.iter().any(|case| case == name)
+    }
+}
+
 pub(super) fn swarm(choice: &Choice) -> Result<()> {
     let programs = Programs::find_peers()?;
     let mut chosen = if choice.quick { vec![cases::quick(&programs)] } else { cases::all(&programs) };
-    let names: Vec<&str> = chosen.iter().map(|case| case.name).collect();
-    for name in &choice.cases {
-        ensure!(names.contains(&name.as_str()), "there is no case {name}; there are {}", names.join(", "));
-    }
-    chosen.retain(|case| choice.cases.is_empty() || choice.cases.iter().any(|name| name == case.name));
+    choice.knows_cases(&chosen.iter().map(|case| case.name).collect::<Vec<_>>())?;
+    chosen.retain(|case| choice.has_case(case.name));
     for case in &mut chosen {
         case.entries.retain(|entry| choice.only.is_empty() || choice.only.contains(&entry.label));
     }

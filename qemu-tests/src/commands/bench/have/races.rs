@@ -16,7 +16,10 @@ const MBIT: u64 = 25;
 const MIB: u64 = 149;
 const PIECE_KIB: u32 = 128;
 
-const CASE: Case = Case { nodes: NODES, mbit: MBIT, mib: MIB, piece_kib: PIECE_KIB, coarser: 1 };
+/// As a case.
+pub(super) const NAME: &str = "bed";
+
+const CASE: Case = Case { name: NAME, nodes: NODES, mbit: MBIT, mib: MIB, piece_kib: PIECE_KIB, coarser: 1 };
 
 /// One race per policy, in rows like the simulator's; what can't be seen from outside is left out.
 pub(super) fn races(json: bool) -> Result<Vec<Value>> {
