@@ -16,8 +16,8 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use clap::Args;
 use image_format::{
-    CONTAINER_BYTES, Delta, FileSystem, Hash, Mode, NodeKind, PackedFrame, TOC_LEVEL, TarLayout, Tree,
-    encode_front, encode_toc, plan_toc_space,
+    CONTAINER_BYTES, Delta, FileSystem, Hash, Mode, NodeKind, PackedFrame, SourceFileSystem, TOC_LEVEL,
+    TarLayout, Tree, encode_front, encode_toc, plan_toc_space,
 };
 
 pub(crate) use outputs::hash_pieces;
@@ -67,11 +67,29 @@ struct Subject {
     delta: Option<Delta>,
     facts: Facts,
     file_system: FileSystem,
+    source: Vec<SourceFileSystem>,
 }
 
 /// Makes the image of a root directory and all its companions, or nothing.
 pub(crate) fn build(tree: &Tree, contents: &dyn Contents, options: &BuildOptions) -> Result<()> {
     build_subject(tree, contents, options, Subject::root(tree, contents, None)?)
+}
+
+/// As [`build`], of files that lay in these file systems of a disk, the root's first.
+pub(crate) fn build_from_disk(
+    tree: &Tree,
+    contents: &dyn Contents,
+    options: &BuildOptions,
+    source: Vec<SourceFileSystem>,
+) -> Result<()> {
+    let mut subject = Subject::root(tree, contents, None)?;
+    if let Some(root) = source.first()
+        && !root.kind.starts_with("ext")
+    {
+        subject.file_system = FileSystem { kind: root.kind.clone(), features: Vec::new() };
+    }
+    subject.source = source;
+    build_subject(tree, contents, options, subject)
 }
 
 /// As [`build`], for the tree of a delta image.
@@ -92,7 +110,8 @@ pub(crate) fn build_partition(
     kind: &str,
 ) -> Result<()> {
     let file_system = FileSystem { kind: kind.to_owned(), features: Vec::new() };
-    let subject = Subject { mode: Mode::Partition, delta: None, facts: Facts::default(), file_system };
+    let (facts, source) = (Facts::default(), Vec::new());
+    let subject = Subject { mode: Mode::Partition, delta: None, facts, file_system, source };
     build_subject(tree, contents, options, subject)
 }
 
@@ -105,6 +124,7 @@ impl Subject {
             delta,
             facts: facts::find(tree, contents)?,
             file_system: FileSystem { kind: "ext4".to_owned(), features },
+            source: Vec::new(),
         })
     }
 }

@@ -1,4 +1,4 @@
-//! A directory, or a partition -> an image.
+//! A directory, a running node, or a partition -> an image.
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
@@ -13,18 +13,21 @@ use image_format::{DataExtent, FileContent, Metadata, Node, NodeKind, OwnerNames
 use rustix::fs::SeekFrom;
 
 use crate::build::{self, BuildOptions};
+use crate::clean::{Action, CleanArguments, Cleaning};
 use crate::contents::{DirectoryContents, Stamp};
 use crate::exclude::{self, Excludes};
+use crate::node::is_gone;
 use crate::owners::Accounts;
 use crate::partition;
 use crate::pending::directory_of;
+use crate::remote::{self, RemoteArguments, Wanted};
 use crate::text;
 
 /// What to capture and where to.
 #[derive(Debug, Args)]
 pub(crate) struct CaptureArguments {
     /// The root directory of the system to capture.
-    #[arg(required_unless_present = "partition")]
+    #[arg(required_unless_present_any = ["partition", "host"])]
     directory: Option<PathBuf>,
     /// Capture the blocks of a partition, or of a file that holds one, instead of a directory: for file systems whose
     /// files cannot be carried. Of ext2, ext3, ext4 and XFS only what is in use is read, of others all but zeros.
@@ -41,12 +44,24 @@ pub(crate) struct CaptureArguments {
     /// Leave out what is on other file systems than the directory itself.
     #[arg(long)]
     one_file_system: bool,
+    #[command(flatten)]
+    clean: CleanArguments,
+    #[command(flatten)]
+    remote: RemoteArguments,
 }
 
 /// Makes the image.
 pub(crate) fn run(arguments: &CaptureArguments) -> Result<()> {
     if let Some(path) = &arguments.partition {
         return partition::capture(path, &arguments.build);
+    }
+    if let Some(host) = &arguments.remote.host {
+        let wanted = Wanted {
+            exclude: &arguments.exclude,
+            no_default_excludes: arguments.no_default_excludes,
+            clean: &arguments.clean,
+        };
+        return remote::run(host, &arguments.remote, &wanted, &arguments.build);
     }
     let directory = arguments.directory.as_deref().context("name a directory")?;
     let mut excludes = Excludes::default();
@@ -58,13 +73,20 @@ pub(crate) fn run(arguments: &CaptureArguments) -> Result<()> {
     let root = open_root(directory).with_context(doing)?;
     refuse_output_inside(directory, &arguments.build.output, &excludes)?;
     let accounts = Accounts::read(root.as_fd())?;
+    let cleaning = if arguments.clean.clean { Some(Cleaning::new(&arguments.clean.keep)?) } else { None };
     let walk = Walk {
-        root: &root,
-        excludes: &excludes,
-        accounts: &accounts,
+        cleaning: cleaning.as_ref(),
         one_file_system: arguments.one_file_system,
+        ..Walk::new(&root, &excludes, &accounts)
     };
     let (tree, stamps) = walk.run()?;
+    if let Some(cleaning) = &cleaning {
+        print!("cleaning rules (--keep RULE leaves one out):\n{cleaning}");
+    }
+    if arguments.clean.dry_run {
+        println!("{} entries would be taken; this was a dry run", tree.nodes().len());
+        return Ok(());
+    }
     build::build(&tree, &DirectoryContents { root, stamps }, &arguments.build)
 }
 
@@ -93,10 +115,49 @@ pub(crate) struct Walk<'a> {
     pub(crate) root: &'a OwnedFd,
     pub(crate) excludes: &'a Excludes,
     pub(crate) accounts: &'a Accounts,
+    /// Whether what is on other file systems than the root is left out.
     pub(crate) one_file_system: bool,
+    pub(crate) cleaning: Option<&'a Cleaning>,
+    /// Where the root is in the system's tree, for patterns and rules.
+    pub(crate) above: &'a [u8],
+    /// Whether others may remove files meanwhile.
+    pub(crate) is_live: bool,
 }
 
-impl Walk<'_> {
+impl<'a> Walk<'a> {
+    /// A walk over everything, in a tree that nobody changes.
+    pub(crate) const fn new(root: &'a OwnedFd, excludes: &'a Excludes, accounts: &'a Accounts) -> Self {
+        Self { root, excludes, accounts, one_file_system: false, cleaning: None, above: b"", is_live: false }
+    }
+
+    /// A path as the system's own programs know it, without the first `/`.
+    fn place(&self, path: &[u8]) -> Vec<u8> {
+        match (self.above, path) {
+            (b"", path) => path.to_vec(),
+            (above, b"") => above.to_vec(),
+            (above, path) => [above, b"/", path].concat(),
+        }
+    }
+
+    /// One inode; nothing if it went meanwhile and may.
+    fn look(
+        &self,
+        parent: &mut Option<(Vec<u8>, OwnedFd)>,
+        path: &[u8],
+    ) -> Result<Option<(Inode, NodeKind)>> {
+        let (directory, name) = split(path);
+        let result = (|| {
+            let fd = self.open_parent(parent, directory)?;
+            let inode = read_inode(fd, name)?;
+            let kind = kind(fd, name, &inode)?;
+            anyhow::Ok((inode, kind))
+        })();
+        match result {
+            Err(error) if self.is_live && !path.is_empty() && is_gone(&error) => Ok(None),
+            result => result.map(Some).with_context(|| reading(path)),
+        }
+    }
+
     /// The tree, and what each inode was when it was seen.
     pub(crate) fn run(&self) -> Result<(Tree, Vec<Stamp>)> {
         let mut nodes: Vec<Node> = Vec::new();
@@ -107,12 +168,18 @@ impl Walk<'_> {
         let mut pending: Vec<Vec<u8>> = vec![Vec::new()];
         let mut parent: Option<(Vec<u8>, OwnedFd)> = None;
         while let Some(path) = pending.pop() {
-            let (directory, name) = split(&path);
-            let fd = self.open_parent(&mut parent, directory).with_context(|| reading(&path))?;
-            let inode = read_inode(fd, name).with_context(|| reading(&path))?;
+            let Some((inode, mut kind)) = self.look(&mut parent, &path)? else { continue };
             let home = *home.get_or_insert(inode.file_system);
             if self.one_file_system && inode.file_system != home {
                 continue;
+            }
+            if let (Some(cleaning), false) = (self.cleaning, inode.file_type == FileType::Directory) {
+                let is_file = inode.file_type == FileType::File;
+                match cleaning.apply(&self.place(&path), is_file, inode.size) {
+                    Some(Action::LeaveOut) => continue,
+                    Some(Action::Empty) => kind = NodeKind::File(FileContent::default()),
+                    None => {}
+                }
             }
             let key = (inode.file_system, inode.number);
             let is_again = inode.links > 1 && inode.file_type != FileType::Directory;
@@ -124,7 +191,6 @@ impl Walk<'_> {
                     if is_again {
                         first_names.insert(key, nodes.len());
                     }
-                    let kind = kind(fd, name, &inode).with_context(|| reading(&path))?;
                     let names = self.accounts.names(inode.metadata.uid, inode.metadata.gid);
                     (inode.metadata, names, inode.xattrs.clone(), kind)
                 }
@@ -140,11 +206,11 @@ impl Walk<'_> {
     }
 
     /// The directory `path`; neighbours share it.
-    fn open_parent<'a>(
+    fn open_parent<'b>(
         &self,
-        cache: &'a mut Option<(Vec<u8>, OwnedFd)>,
+        cache: &'b mut Option<(Vec<u8>, OwnedFd)>,
         path: &[u8],
-    ) -> std::io::Result<BorrowedFd<'a>> {
+    ) -> std::io::Result<BorrowedFd<'b>> {
         let fd = match cache.take() {
             Some((open, fd)) if open == path => fd,
             _ => open_directory(self.root.as_fd(), path)?,
@@ -164,12 +230,23 @@ impl Walk<'_> {
         names.sort_unstable_by(|a, b| b.cmp(a));
         for name in names {
             let child = if path.is_empty() { name } else { [path, b"/", &name].concat() };
-            if !self.excludes.matches(&child) {
+            if !self.excludes.matches(&self.place(&child)) {
                 pending.push(child);
             }
         }
         Ok(())
     }
+}
+
+/// One inode of a tree by its path, as it is now.
+pub(crate) fn read_node(root: &OwnedFd, path: &[u8], accounts: &Accounts) -> Result<(Node, Stamp)> {
+    let (directory, name) = split(path);
+    let parent = open_directory(root.as_fd(), directory).with_context(|| reading(path))?;
+    let inode = read_inode(parent.as_fd(), name).with_context(|| reading(path))?;
+    let kind = kind(parent.as_fd(), name, &inode).with_context(|| reading(path))?;
+    let names = accounts.names(inode.metadata.uid, inode.metadata.gid);
+    let stamp = Stamp::of(&inode);
+    Ok((Node { path: path.to_vec(), metadata: inode.metadata, names, xattrs: inode.xattrs, kind }, stamp))
 }
 
 fn reading(path: &[u8]) -> String {

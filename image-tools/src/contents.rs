@@ -68,7 +68,7 @@ impl Stamp {
         Self { number: inode.number, size: inode.size, changed: inode.changed }
     }
 
-    fn of_file(file: &File) -> io::Result<Self> {
+    pub(crate) fn of_file(file: &File) -> io::Result<Self> {
         let stat = rustix::fs::statx(file, "", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS)?;
         let changed = Timestamp { seconds: stat.stx_ctime.tv_sec, nanoseconds: stat.stx_ctime.tv_nsec };
         Ok(Self { number: stat.stx_ino, size: stat.stx_size, changed })

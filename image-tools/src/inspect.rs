@@ -107,6 +107,15 @@ fn print(image: &ImageFile, counts: &Counts, signature: &str) {
             (false, false) => "no boot loader found",
         };
         show("boots by", boot.to_owned());
+        for source in &manifest.source_file_systems {
+            let name = |key: &str, value: &Option<String>| {
+                value
+                    .as_ref()
+                    .map_or_else(String::new, |value| format!(" {key}={}", text::path(value.as_bytes())))
+            };
+            let names = name("UUID", &source.uuid) + &name("LABEL", &source.label);
+            show("from a disk", format!("{} was {}{names}", source.mount, source.kind));
+        }
         show("pieces", format!("{} of {}", manifest.piece_count, text::bytes(manifest.piece_size)));
         show("info-hash", hex::encode(manifest.info_hash));
     } else {

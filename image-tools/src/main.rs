@@ -6,9 +6,13 @@
 mod boot;
 mod build;
 mod capture;
+mod cat;
+mod clean;
 mod contents;
 mod delta;
+mod diff;
 mod exclude;
+mod export;
 mod extract;
 mod facts;
 mod fetch;
@@ -17,11 +21,16 @@ mod import;
 mod inspect;
 mod keys;
 mod list;
+mod mount;
+mod mounts;
+mod node;
 mod owners;
 mod partition;
 mod pending;
 mod processors;
 mod progress;
+mod reader;
+mod remote;
 mod sources;
 mod text;
 mod update;
@@ -42,20 +51,31 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Make an image of a root directory.
+    /// Make an image of a root directory, of a running node, or of a partition.
     Capture(capture::CaptureArguments),
-    /// Make an image of a tar archive, a container image, a directory, or several of them.
+    /// Make an image of a tar archive, a container image, a cloud image (qcow2 or raw), a directory, or several of them.
     Import(import::ImportArguments),
     /// Say what an image holds.
     Inspect(inspect::InspectArguments),
     /// List the entries of an image.
     Ls(list::ListArguments),
+    /// Print files of an image.
+    Cat(cat::CatArguments),
+    /// Say what two images, or an image and a directory, have different. Exit status 0: nothing, 1: something, 2: trouble.
+    Diff(diff::DiffArguments),
+    /// Show an image's files in a directory, read-only, without unpacking it.
+    Mount(mount::MountArguments),
+    /// Write an image as a tar archive or as an OCI image layout.
+    Export(export::ExportArguments),
     /// Check every byte of an image against its manifest, and the manifest against its signature.
     Verify(verify::VerifyArguments),
     /// Write an image's tree into a directory.
     Extract(extract::ExtractArguments),
     /// Make a delta image: what a node that has one image needs to get another.
     Delta(delta::DeltaArguments),
+    /// Send this system's files to whoever captures it (`capture --host` runs this on the node).
+    #[command(hide = true)]
+    Stream(node::StreamArguments),
     /// Turn a tree of one image into a tree of another by a delta image.
     Update(update::UpdateArguments),
     /// Pull an image, or any file, out of a swarm.
@@ -79,9 +99,14 @@ fn main() -> ExitCode {
         Command::Import(arguments) => import::run(&arguments),
         Command::Inspect(arguments) => inspect::run(&arguments),
         Command::Ls(arguments) => list::run(&arguments),
+        Command::Cat(arguments) => cat::run(&arguments),
+        Command::Diff(arguments) => return differs(diff::run(&arguments)),
+        Command::Mount(arguments) => mount::run(&arguments),
+        Command::Export(arguments) => export::run(&arguments),
         Command::Verify(arguments) => verify::run(&arguments),
         Command::Extract(arguments) => extract::run(&arguments),
         Command::Delta(arguments) => delta::run(&arguments),
+        Command::Stream(arguments) => node::run(&arguments),
         Command::Update(arguments) => update::run(&arguments),
         Command::Fetch(arguments) => fetch::run(&arguments),
         Command::Keygen(arguments) => keys::keygen(&arguments),
@@ -93,6 +118,18 @@ fn main() -> ExitCode {
         Err(error) => {
             eprintln!("image-tools: {error:#}");
             ExitCode::FAILURE
+        }
+    }
+}
+
+/// The exit status of diff(1).
+fn differs(result: anyhow::Result<bool>) -> ExitCode {
+    match result {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(1),
+        Err(error) => {
+            eprintln!("image-tools: {error:#}");
+            ExitCode::from(2)
         }
     }
 }

@@ -57,6 +57,20 @@ impl Pending {
         File::open(&self.directory).and_then(|directory| directory.sync_all()).with_context(doing)
     }
 
+    /// Gives the file a name for as long as `work` runs: for other programs that take names only. Once: a file that lost
+    /// its last name never gets another.
+    pub(crate) fn with_name<T>(&self, output: &Path, work: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
+        if let Some(name) = &self.named {
+            return work(name);
+        }
+        let name = self
+            .give_temporary_name(output)
+            .with_context(|| format!("creating a file in {}", self.directory.display()))?;
+        let result = work(&name);
+        std::fs::remove_file(&name).with_context(|| format!("removing {}", name.display()))?;
+        result
+    }
+
     /// linkat(2) cannot replace a file, rename(2) can: so first a name that nobody has.
     fn give_temporary_name(&self, output: &Path) -> io::Result<PathBuf> {
         let name = temporary_name(output);

@@ -3,16 +3,18 @@
 //! Data of streams is copied into one file without a name; data of directories is read where it is.
 
 mod containers;
+mod disks;
 
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Cursor, Read, Seek, Write};
 use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use image_apply::open_root;
-use image_format::{FileContent, Node, NodeKind, Tree};
+use image_format::{FileContent, Node, NodeKind, SourceFileSystem, Tree};
+use image_source::disk::{DISK_HEAD_BYTES, is_disk};
 use image_source::oci::{self, Platform, Wanted};
 use image_source::{Member, MemberKind, Merge, Over, SourceError, TarReader, unpack};
 
@@ -31,6 +33,8 @@ const WINDOW_LOG_MAX: u32 = 31;
 pub(crate) struct SourceOptions {
     pub(crate) reference: Option<String>,
     pub(crate) platform: Platform,
+    /// Of a disk: the partition with the root file system.
+    pub(crate) root_partition: Option<u32>,
 }
 
 /// Where the data of one file is.
@@ -50,6 +54,10 @@ pub(crate) struct Sources {
     merge: Merge<Place>,
     spool: Spool,
     directories: Vec<(Tree, DirectoryContents)>,
+    /// Beside what copies are made.
+    output: PathBuf,
+    /// Of the first disk, the root's first.
+    file_systems: Vec<SourceFileSystem>,
 }
 
 /// The copy of what came as a stream.
@@ -64,7 +72,13 @@ impl Sources {
     /// None yet. `bytes_max` bounds what they unpack to; the copy lies beside `output`.
     pub(crate) fn new(output: &Path, bytes_max: u64) -> Result<Self> {
         let spool = Spool { file: Pending::beside(output)?, used: 0, left: bytes_max };
-        Ok(Self { merge: Merge::default(), spool, directories: Vec::new() })
+        Ok(Self {
+            merge: Merge::default(),
+            spool,
+            directories: Vec::new(),
+            output: output.to_owned(),
+            file_systems: Vec::new(),
+        })
     }
 
     /// Lays one more over the others.
@@ -75,11 +89,27 @@ impl Sources {
             self.read_directory(path, options)?
         } else {
             let mut file = File::open(path).with_context(|| format!("opening {}", path.display()))?;
-            self.read_stream(&mut file, options)?
+            if is_disk(&head(&mut file)?)? {
+                self.read_disk(disks::Disk::open(path, file, &self.output, self.spool.left)?, options)?
+            } else {
+                file.rewind().with_context(|| format!("reading {}", path.display()))?;
+                self.read_stream(&mut file, options)?
+            }
         };
         ensure!(!source.is_empty(), "it is empty");
         self.merge.begin(Over::Unpacked);
         self.merge.absorb(source)?;
+        Ok(())
+    }
+
+    /// Lays the files of a node over the others.
+    pub(crate) fn add_stream(&mut self, input: &mut dyn Read) -> Result<()> {
+        let (_, stream) = unpack(input, WINDOW_LOG_MAX, self.spool.left)?;
+        let mut merge = Merge::default();
+        self.spool.read_members(&mut TarReader::new(stream), &mut merge)?;
+        ensure!(!merge.is_empty(), "it is empty");
+        self.merge.begin(Over::Unpacked);
+        self.merge.absorb(merge)?;
         Ok(())
     }
 
@@ -93,17 +123,24 @@ impl Sources {
         let root: OwnedFd = open_root(path)?;
         let excludes = Excludes::default();
         let accounts = Accounts::read(root.as_fd())?;
-        let walk = Walk { root: &root, excludes: &excludes, accounts: &accounts, one_file_system: false };
-        let (tree, stamps) = walk.run()?;
+        let (tree, stamps) = Walk::new(&root, &excludes, &accounts).run()?;
         let number = self.directories.len();
-        let merge = merge_tree(&tree, |index| Place::Directory(number, index))?;
+        let mut merge = Merge::default();
+        merge_tree(&mut merge, &[], &tree, |index| Place::Directory(number, index))?;
         self.directories.push((tree, DirectoryContents { root, stamps }));
         Ok(merge)
     }
 
-    /// A tar, which may be the archive of a container image.
+    /// A tar, which may be the archive of a container image; or a disk that is compressed as a whole.
     fn read_stream(&mut self, input: &mut dyn Read, options: &SourceOptions) -> Result<Merge<Place>> {
-        let (_, stream) = unpack(input, WINDOW_LOG_MAX, self.spool.left)?;
+        let (_, mut stream) = unpack(input, WINDOW_LOG_MAX, self.spool.left)?;
+        let head = head(&mut stream)?;
+        let is_disk = is_disk(&head)?;
+        let mut stream = Cursor::new(head).chain(stream);
+        if is_disk {
+            let disk = disks::Disk::copy_stream(&mut stream, &self.output, self.spool.left)?;
+            return self.read_disk(disk, options);
+        }
         let mut merge = Merge::default();
         let mut reader = TarReader::new(stream);
         self.spool.read_members(&mut reader, &mut merge)?;
@@ -117,6 +154,11 @@ impl Sources {
         let blobs = SpoolBlobs { file: &copy, merge: &merge };
         let image = oci::find(&blobs, &options.wanted())?;
         self.spool.read_layers(&blobs, &image)
+    }
+
+    /// What the disk that was imported calls its file systems; nothing if there was none.
+    pub(crate) fn file_systems(&self) -> &[SourceFileSystem] {
+        &self.file_systems
     }
 
     /// The tree without what is left out, and its files' data.
@@ -168,10 +210,17 @@ impl Spool {
     }
 }
 
-/// A tree of a walk, with each node's place.
-fn merge_tree(tree: &Tree, place: impl Fn(usize) -> Place) -> Result<Merge<Place>, SourceError> {
-    let mut merge = Merge::default();
-    let split = |path: &[u8]| image_source::split_path(path);
+/// Adds a tree of a walk beneath `above`, with each node's place.
+fn merge_tree(
+    merge: &mut Merge<Place>,
+    above: &[Vec<u8>],
+    tree: &Tree,
+    place: impl Fn(usize) -> Place,
+) -> Result<(), SourceError> {
+    let split = |path: &[u8]| {
+        let names = image_source::split_path(path)?;
+        Ok::<_, SourceError>(above.iter().cloned().chain(names).collect::<Vec<_>>())
+    };
     for (index, node) in tree.nodes().iter().enumerate() {
         let kind = match &node.kind {
             NodeKind::HardLink { to } => MemberKind::HardLink {
@@ -183,7 +232,14 @@ fn merge_tree(tree: &Tree, place: impl Fn(usize) -> Place) -> Result<Merge<Place
         let owner_names = node.names.clone();
         merge.add(Member { names, metadata, owner_names, xattrs, kind, data_offset: 0 }, place(index))?;
     }
-    Ok(merge)
+    Ok(())
+}
+
+/// The first bytes of a file or stream, by which a disk is known.
+fn head(input: &mut dyn Read) -> Result<Vec<u8>> {
+    let mut head = Vec::new();
+    input.take(DISK_HEAD_BYTES as u64).read_to_end(&mut head).context("reading it")?;
+    Ok(head)
 }
 
 /// The data of all sources.

@@ -26,13 +26,14 @@ pub use container::{
 pub use id::{Hash, ImageId, ParseHashError};
 pub use manifest::{
     Boot, DELTA_FILES, DELTA_MANIFEST, DELTA_TABLE, Delta, FileSystem, MANIFEST_BYTES_MAX, Manifest,
-    ManifestError, Mode, TocLocation, parse_manifest,
+    ManifestError, Mode, SourceFileSystem, TocLocation, parse_manifest,
 };
 pub use memory::{MemoryImage, TOC_LEVEL, build_in_memory, encode_front};
 pub use pack::{PackError, PackedFrame, Packer, plan_toc_space};
 pub use signature::{KeyId, SignatureError, verify_signature};
 pub use tar_header::{
     END_OF_ARCHIVE, HeaderTooLong, TarLayout, data_padding, file_flag_by_name, hard_link_target, tar_header,
+    tar_header_with,
 };
 pub use toc::{
     Entry, EntryIndex, EntryKind, Extent, FrameEntry, FrameError, FrameIndex, Toc, TocError, TocLimits,

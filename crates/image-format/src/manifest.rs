@@ -74,6 +74,21 @@ pub struct FileSystem {
     pub features: Vec<String>,
 }
 
+/// One file system of the disk that an image was imported from, as the disk's own system names it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceFileSystem {
+    /// Where its files are in the image: `/`, `/boot`, `/boot/efi`.
+    pub mount: String,
+    /// As `mount -t` takes it.
+    pub kind: String,
+    /// As `UUID=` in fstab.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uuid: Option<String>,
+    /// As `LABEL=` in fstab.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label: Option<String>,
+}
+
 /// What is signed. Read-only values; made by a builder, checked by [`parse_manifest`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Manifest {
@@ -120,6 +135,10 @@ pub struct Manifest {
     pub boot: Boot,
     /// What the root needs.
     pub root_file_system: FileSystem,
+    /// Of an image that was imported from a disk: what the disk's file systems were called. For people and their
+    /// boot loader's old configuration; a node gives its file systems identities of their own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub source_file_systems: Vec<SourceFileSystem>,
 }
 
 /// A manifest that must not be used. Nothing was written.

@@ -143,6 +143,7 @@ fn describe(
         kernel: None,
         boot: Boot::default(),
         root_file_system: FileSystem { kind: "ext4".to_owned(), features: Vec::new() },
+        source_file_systems: Vec::new(),
     };
     MemoryImage { image, manifest, pieces }
 }

@@ -117,6 +117,18 @@ pub const fn data_padding(data: u64) -> u64 {
 /// # Errors
 /// [`HeaderTooLong`], which the checks of [`Tree`] rule out.
 pub fn tar_header(node: &Node, target: Option<&Node>) -> Result<Vec<u8>, HeaderTooLong> {
+    tar_header_with(node, target, &[])
+}
+
+/// As [`tar_header`], with more pax records: keys and values, for readers that know an attribute by another name.
+///
+/// # Errors
+/// As [`tar_header`].
+pub fn tar_header_with(
+    node: &Node,
+    target: Option<&Node>,
+    more: &[(&str, Vec<u8>)],
+) -> Result<Vec<u8>, HeaderTooLong> {
     let sparse_map = match &node.kind {
         NodeKind::Socket => return Ok(Vec::new()),
         NodeKind::File(content) if !content.is_plain() => sparse_map(content),
@@ -132,7 +144,10 @@ pub fn tar_header(node: &Node, target: Option<&Node>) -> Result<Vec<u8>, HeaderT
         NodeKind::File(content) => content.data_bytes() + sparse_map.len() as u64,
         _ => 0,
     };
-    let records = pax_records(node, &name, &link, size, !sparse_map.is_empty());
+    let mut records = pax_records(node, &name, &link, size, !sparse_map.is_empty());
+    for (key, value) in more {
+        record(&mut records, key.as_bytes(), value);
+    }
     let mut bytes = Vec::new();
     if !records.is_empty() {
         bytes.extend_from_slice(&pax_block(&name, &records)?);

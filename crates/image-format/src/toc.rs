@@ -392,6 +392,12 @@ impl Toc {
             .map(|(index, entry)| (EntryIndex(u32::try_from(index).unwrap_or(u32::MAX)), entry))
     }
 
+    /// The index of entry `raw`, if there is one.
+    #[must_use]
+    pub fn entry_index(&self, raw: u32) -> Option<EntryIndex> {
+        self.entries.get(raw as usize).map(|_| EntryIndex(raw))
+    }
+
     /// One entry; `None` only for an index of another, longer table.
     #[must_use]
     pub fn entry(&self, index: EntryIndex) -> Option<&Entry> {

@@ -1,5 +1,5 @@
-//! POSIX ACLs in the text form that tar archives carry (`SCHILY.acl.*`) -> the kernel's binary form (`system.posix_acl_*`,
-//! linux/posix_acl_xattr.h).
+//! POSIX ACLs in the text form that tar archives carry (`SCHILY.acl.*`) <-> the kernel's binary form
+//! (`system.posix_acl_*`, linux/posix_acl_xattr.h).
 
 use crate::error::{At, Result, malformed, unsupported};
 
@@ -29,6 +29,33 @@ pub(crate) fn parse(text: &str) -> Result<Option<Vec<u8>>> {
         bytes.extend_from_slice(&id.to_le_bytes());
     }
     Ok(Some(bytes))
+}
+
+/// The text form of what the kernel stores, with numbers for names; `None` if it is not what the kernel stores.
+#[must_use]
+pub fn acl_text(value: &[u8]) -> Option<String> {
+    let (version, entries) = value.split_first_chunk()?;
+    if u32::from_le_bytes(*version) != VERSION || entries.len() % 8 != 0 {
+        return None;
+    }
+    let entry = |bytes: &[u8]| {
+        let [a, b, c, d, id @ ..] = *bytes.first_chunk::<8>()?;
+        let (tag, permissions) = (u16::from_le_bytes([a, b]), u16::from_le_bytes([c, d]));
+        let id = u32::from_le_bytes(id);
+        let who = match tag {
+            USER_OBJ => "user:".to_owned(),
+            USER => format!("user:{id}"),
+            GROUP_OBJ => "group:".to_owned(),
+            GROUP => format!("group:{id}"),
+            MASK => "mask:".to_owned(),
+            OTHER => "other:".to_owned(),
+            _ => return None,
+        };
+        let letter = |bit, letter| if permissions & bit == 0 { '-' } else { letter };
+        Some(format!("{who}:{}{}{}", letter(4, 'r'), letter(2, 'w'), letter(1, 'x')))
+    };
+    let entries: Option<Vec<String>> = entries.chunks(8).map(entry).collect();
+    Some(entries?.join(","))
 }
 
 /// `user:lisa:rw-:1000`, `user:1000:rw-`, `user::rwx`, `mask::r--`.
@@ -77,7 +104,10 @@ mod tests {
         let bytes = parse("user::rw-,user:1000:r-x,group::r--,mask::r-x,other::---").unwrap().unwrap();
         let expected =
             "02000000 01000600ffffffff 02000500e8030000 04000400ffffffff 10000500ffffffff 20000000ffffffff";
-        assert_eq!(hex::encode(bytes), expected.replace(' ', ""));
+        assert_eq!(hex::encode(&bytes), expected.replace(' ', ""));
+        let text = "user::rw-,user:1000:r-x,group::r--,mask::r-x,other::---";
+        assert_eq!(super::acl_text(&bytes).as_deref(), Some(text));
+        assert_eq!(super::acl_text(&bytes[..5]), None);
         assert_eq!(parse("user::rw-\ngroup::r--\nother::---\n").unwrap(), None);
         assert!(parse("user:lisa:rw-:1000,mask::rwx").unwrap().is_some());
         assert!(parse("user:lisa:rw-").is_err());

@@ -128,6 +128,18 @@ impl<P: Clone + Default> Merge<P> {
         Some((&inode.kind, &inode.place))
     }
 
+    /// Removes all beneath the directory `path`, over which another file system is mounted. Links on the way are
+    /// followed.
+    ///
+    /// # Errors
+    /// A path that leads through what is no directory.
+    pub fn clear_beneath(&mut self, path: &[Vec<u8>]) -> Result<()> {
+        let directory = self.resolve(path)?;
+        let beneath = self.beneath(&directory, u32::MAX);
+        self.remove(&beneath);
+        Ok(())
+    }
+
     fn add_member(&mut self, member: Member, place: P) -> Result<()> {
         self.count(&member)?;
         let Some((name, above)) = member.names.split_last() else { return self.add_root(member, place) };

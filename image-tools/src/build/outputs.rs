@@ -117,6 +117,7 @@ fn manifest(image: &Image<'_>, len: u64, piece_size: u64, pieces: &Pieces, info_
         kernel: facts.kernel.clone(),
         boot: facts.boot,
         root_file_system: image.subject.file_system.clone(),
+        source_file_systems: image.subject.source.clone(),
     }
 }
 

@@ -40,6 +40,7 @@ pub(crate) fn make_image(folder: &Path, name: &str, key: Option<&KeyPair>) -> Pa
         kernel: Some("6.1.0-50-amd64".into()),
         boot: Boot { bios: true, uefi: true },
         root_file_system: FileSystem { kind: "ext4".into(), features: vec![] },
+        source_file_systems: Vec::new(),
     };
     let manifest = manifest.to_bytes().unwrap();
     let companion = |suffix: &str, bytes: &[u8]| {
