@@ -1,13 +1,16 @@
 //! An image -> a directory, by the same writer that nodes use; or a partition.
 
+use std::fs::File;
+use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
-use image_apply::{Applier, verify_tree};
+use image_apply::{Applier, remove_all, verify_tree};
 use image_format::FrameIndex;
+use rustix::fs::FlockOperation;
 
 use crate::image_file::ImageFile;
 use crate::partition;
@@ -67,7 +70,11 @@ pub(crate) fn run(arguments: &ExtractArguments) -> Result<()> {
 
 /// Where the tree is made: beside its name until it is complete, unless the name is a mount point.
 enum Place {
-    Beside(PathBuf),
+    /// Held locked, so that another run knows that somebody still works there.
+    Beside {
+        path: PathBuf,
+        _lock: File,
+    },
     MountPoint(PathBuf),
 }
 
@@ -91,20 +98,27 @@ impl Place {
             }
         }
         let name = target.file_name().with_context(|| format!("{shown} is no name for a new directory"))?;
-        let beside = parent.join(format!(".{}.{}.tmp", name.to_string_lossy(), std::process::id()));
-        std::fs::create_dir(&beside).with_context(|| format!("creating {}", beside.display()))?;
-        Ok(Self::Beside(beside))
+        let name = name.to_string_lossy();
+        remove_leftovers(&parent, &name);
+        let path = parent.join(format!(".{name}.{}.tmp", std::process::id()));
+        let creating = || format!("creating {}", path.display());
+        std::fs::create_dir(&path).with_context(creating)?;
+        let lock = File::open(&path).with_context(creating)?;
+        rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive)
+            .map_err(std::io::Error::from)
+            .with_context(creating)?;
+        Ok(Self::Beside { path, _lock: lock })
     }
 
     fn directory(&self) -> &Path {
         match self {
-            Self::Beside(path) | Self::MountPoint(path) => path,
+            Self::Beside { path, .. } | Self::MountPoint(path) => path,
         }
     }
 
     fn keep(self, target: &Path) -> Result<()> {
         match self {
-            Self::Beside(path) => {
+            Self::Beside { path, .. } => {
                 std::fs::rename(&path, target).with_context(|| format!("naming {}", target.display()))
             }
             Self::MountPoint(_) => Ok(()),
@@ -113,12 +127,43 @@ impl Place {
 
     /// Nothing half written stays, except in a file system that was mounted for it.
     fn discard(self) {
-        if let Self::Beside(path) = self
-            && let Err(error) = std::fs::remove_dir_all(&path)
+        if let Self::Beside { path, .. } = self
+            && let Err(error) = remove_tree(&path)
         {
             eprintln!("image-tools: removing the incomplete {}: {error}", path.display());
         }
     }
+}
+
+/// Removes what earlier extracts to the same name left that were killed: nobody holds their lock.
+fn remove_leftovers(parent: &Path, name: &str) {
+    let is_ours = |found: &str| {
+        let number = found.strip_prefix(&format!(".{name}.")).and_then(|rest| rest.strip_suffix(".tmp"));
+        number.is_some_and(|number| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()))
+    };
+    for entry in std::fs::read_dir(parent).into_iter().flatten().flatten() {
+        if !is_ours(&entry.file_name().to_string_lossy()) {
+            continue;
+        }
+        let path = entry.path();
+        let Ok(directory) = image_apply::open_root(&path) else { continue };
+        if rustix::fs::flock(&directory, FlockOperation::NonBlockingLockExclusive).is_err() {
+            continue;
+        }
+        let shown = path.display();
+        match remove_tree(&path) {
+            Ok(()) => eprintln!("image-tools: removed {shown}, which an extract that was killed has left"),
+            Err(error) => {
+                eprintln!("image-tools: removing {shown}, which an extract that was killed has left: {error}")
+            }
+        }
+    }
+}
+
+/// Removes a tree, with files in it that are marked immutable or append-only.
+fn remove_tree(path: &Path) -> std::io::Result<()> {
+    let parent = image_apply::open_root(&directory_of(path))?;
+    remove_all(parent.as_fd(), path.file_name().unwrap_or_default().as_bytes())
 }
 
 /// Writes these frames with all processors.

@@ -120,5 +120,9 @@ fn messages(context: &OwnedFd) -> String {
         // Writing to a string cannot fail.
         let _ = write!(text, "; {}", line.trim_start_matches(['e', 'w', 'i', ' ']));
     }
+    if text.is_empty() {
+        // Older drivers write there only.
+        text.push_str("; the kernel's log (dmesg) has the reason");
+    }
     text
 }

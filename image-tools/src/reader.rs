@@ -92,6 +92,7 @@ impl<'a> Reader<'a> {
 
 /// The entry that a program in the system would open by this path: links are followed within the tree.
 pub(crate) fn find(toc: &Toc, path: &[u8]) -> Result<EntryIndex> {
+    let path = path.strip_prefix(b"/").unwrap_or(path);
     let missing = |path: &[u8]| format!("the image has no /{}", text::path(path));
     let mut rest: Vec<Vec<u8>> = path.split(|&byte| byte == b'/').rev().map(<[u8]>::to_vec).collect();
     let mut at = EntryIndex::ROOT;

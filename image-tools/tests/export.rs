@@ -82,7 +82,16 @@ fn gnu_tar_bsdtar_and_import_restore_an_exported_archive() {
         let root = PathBuf::new();
         let time = made.seen[&root].mtime;
         seen.get_mut(&root).unwrap().mtime = time;
-        assert_equal(&without(&seen, true), &without(&made.seen, true));
+        // QUIRK(libarchive): it reads the fraction of a time before 1970 as if it were after the second.
+        let as_bsdtar = |(seconds, nanoseconds): (i64, i64)| match seconds {
+            ..0 if nanoseconds > 0 => (seconds + 1, 1_000_000_000 - nanoseconds),
+            _ => (seconds, nanoseconds),
+        };
+        let mut expected = without(&made.seen, true);
+        expected.iter_mut().filter(|(path, _)| **path != root).for_each(|(_, seen)| {
+            seen.mtime = as_bsdtar(seen.mtime);
+        });
+        assert_equal(&without(&seen, true), &expected);
     }
     let (image, out) = (made.path("again.esir"), made.path("again"));
     succeed(&["import", text(&archive), "-o", text(&image), "--level", "1"]);
@@ -114,9 +123,14 @@ fn skopeo_and_umoci_read_an_exported_layout() {
     );
     call("umoci", &["unpack", "--image", &format!("{}:12", text(&layout)), text(&made.path("bundle"))]);
     let unpacked = look(&made.path("bundle/rootfs"));
-    // umoci knows no holes, and leaves out labels that a container engine sets itself.
+    // umoci knows no holes, and leaves out what overlayfs sets itself.
     let plain = |tree: &BTreeMap<PathBuf, Seen>| -> BTreeMap<PathBuf, Seen> {
-        let strip = |seen: &Seen| Seen { sparse: false, ..seen.clone() };
+        let strip = |seen: &Seen| {
+            let mut seen = Seen { sparse: false, ..seen.clone() };
+            // In Go's reader of tar, a record without a value removes one.
+            seen.xattrs.retain(|name, value| !name.starts_with(b"trusted.overlay.") && !value.is_empty());
+            seen
+        };
         tree.iter().map(|(path, seen)| (path.clone(), strip(seen))).collect()
     };
     assert_equal(&plain(&unpacked), &plain(&made.seen));

@@ -193,3 +193,28 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn what_a_killed_extract_left_is_removed_by_the_next() {
+    let directory = tempfile::tempdir().unwrap();
+    if !is_root() || !can_make(directory.path()) {
+        return;
+    }
+    let path = |name: &str| directory.path().join(name);
+    let (source, image, out) = (path("source"), path("a.esir"), path("out"));
+    std::fs::create_dir(&source).unwrap();
+    std::fs::write(source.join("file"), "x").unwrap();
+    succeed(&["capture", text(&source), "-o", text(&image)]);
+    // One that was killed after its flags were set, one at work, and one that is somebody else's.
+    let (dead, alive, other) = (path(".out.1.tmp"), path(".out.2.tmp"), path(".out.x.tmp"));
+    for left in [&dead, &alive, &other] {
+        std::fs::create_dir_all(left.join("etc")).unwrap();
+        std::fs::write(left.join("etc/passwd"), "x").unwrap();
+    }
+    support::set_flags(&dead.join("etc/passwd"), rustix::fs::IFlags::IMMUTABLE);
+    let lock = std::fs::File::open(&alive).unwrap();
+    lock.lock().unwrap();
+    succeed(&["extract", text(&image), "-C", text(&out)]);
+    assert!(!dead.exists() && alive.exists() && other.exists());
+    assert!(out.join("file").exists());
+}

@@ -21,7 +21,7 @@ mod write;
 pub use applier::{AppliedTree, Applier, ApplyError};
 pub use inode::{FileType, Inode, read_inode};
 pub use redeploy::{RECORD_MANIFEST, RECORD_TABLE, RedeployError, Redeployment, read_record};
-pub use reuse::{Reused, Source, WORK_DIRECTORY, remove_aside, set_aside, staged_name};
+pub use reuse::{Reused, Source, WORK_DIRECTORY, remove_all, remove_aside, set_aside, staged_name};
 pub use verify::{VerifyError, VerifyReport, verify_tree, verify_tree_at};
 
 pub use beneath::{is_plain_file_system, open_directory, open_file, open_root};

@@ -342,8 +342,11 @@ pub fn remove_aside(root: BorrowedFd<'_>) -> io::Result<()> {
     }
 }
 
-/// Removes a directory with all that is in it, however it is protected.
-fn remove_all(parent: BorrowedFd<'_>, name: &[u8]) -> io::Result<()> {
+/// Removes the directory `name` of `parent` with all that is in it, however it is protected.
+///
+/// # Errors
+/// As unlink(2).
+pub fn remove_all(parent: BorrowedFd<'_>, name: &[u8]) -> io::Result<()> {
     // Each level holds one directory open; names are collected first, because removing disturbs reading.
     let directory = beneath::open_directory(parent, name)?;
     unprotect(&directory)?;
