@@ -219,7 +219,9 @@ impl fmt::Display for Cleaning {
             let met = rule.met.borrow();
             write!(f, "  {:15} {:>6} files {:>12}", rule.name, met.count, text::bytes(met.bytes))?;
             let more = met.count.saturating_sub(met.paths.len() as u64);
-            write!(f, "  {}", met.paths.join(" "))?;
+            if !met.paths.is_empty() {
+                write!(f, "  {}", met.paths.join(" "))?;
+            }
             if more > 0 {
                 write!(f, " and {more} more")?;
             }
