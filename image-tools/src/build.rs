@@ -46,7 +46,7 @@ pub(crate) struct BuildOptions {
     #[arg(long)]
     threads: Option<usize>,
     /// MiB that one thread packs in a row. Fewer employ more processors, but each run costs 2 MiB of size on average.
-    #[arg(long, value_name = "MIB", default_value_t = 256, value_parser = clap::value_parser!(u64).range(1..1 << 20))]
+    #[arg(long, value_name = "MIB", default_value_t = 512, value_parser = clap::value_parser!(u64).range(1..1 << 20))]
     run_mib: u64,
     /// Sign with this minisign secret key.
     #[arg(long, value_name = "KEY")]
