@@ -18,6 +18,7 @@ use fuser::{
     ReplyStatfs, ReplyXattr, Request, Session, SessionACL,
 };
 use image_format::{Entry, EntryIndex, EntryKind, Mode, Timestamp};
+use rustix::mount::{UnmountFlags, unmount};
 
 use crate::image_file::ImageFile;
 use crate::text;
@@ -78,11 +79,16 @@ pub(crate) fn run(arguments: &MountArguments) -> Result<()> {
     let mut session = Session::new(mounted, directory, &config).with_context(|| {
         format!("mounting at {shown} (needs /dev/fuse, and root or fusermount3 of the package fuse3)")
     })?;
-    let mut unmounter = session.unmount_callable();
+    let (mut unmounter, place) = (session.unmount_callable(), directory.clone());
     end_on_signal(move || {
-        // If it is in use, the kernel says so, and we serve on.
-        if let Err(error) = unmounter.unmount() {
-            eprintln!("image-tools: unmounting: {error}");
+        // As root at once: the name goes, and who still reads a file is served until it is closed.
+        let result = if is_root {
+            unmount(&place, UnmountFlags::DETACH).map_err(std::io::Error::from)
+        } else {
+            unmounter.unmount()
+        };
+        if let Err(error) = result {
+            eprintln!("image-tools: unmounting {}: {error}", place.display());
         }
     })?;
     println!("{shown}: {entries} entries, read-only; `umount {shown}` or Ctrl-C ends it");

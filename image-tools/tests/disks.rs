@@ -272,3 +272,36 @@ fn disks_that_cannot_be_read_are_refused_with_a_remedy() {
     refused("encrypted", "it is encrypted");
     assert!(!out.exists());
 }
+
+#[test]
+fn a_disk_that_was_not_unmounted_is_mended_in_a_copy() {
+    if !is_root()
+        || !["mkfs.ext4", "mkfs.xfs"].into_iter().all(|program| Path::new("/sbin").join(program).exists())
+    {
+        return;
+    }
+    for (kind, mib) in [("ext4", 64), ("xfs", 320)] {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        let (disk, copy, place, image) = (path("disk"), path("copy"), path("mnt"), path("x.esir"));
+        std::fs::File::create(&disk).unwrap().set_len(mib << 20).unwrap();
+        call(&format!("mkfs.{kind}"), &["-q", text(&disk)]);
+        std::fs::create_dir(&place).unwrap();
+        call("mount", &["-o", "loop", text(&disk), text(&place)]);
+        let mounted = Mounted(place.clone());
+        std::fs::create_dir(place.join("etc")).unwrap();
+        for (name, contents) in [("etc/os-release", b"NAME=x".as_slice()), ("data", &[9; 3_000_000])] {
+            std::fs::write(place.join(name), contents).unwrap();
+            std::fs::File::open(place.join(name)).unwrap().sync_all().unwrap();
+        }
+        std::fs::copy(&disk, &copy).unwrap();
+        drop(mounted);
+        let hash = || blake3::hash(&std::fs::read(&copy).unwrap());
+        let before = hash();
+        let said = succeed(&["import", text(&copy), "-o", text(&image), "--level", "1"]);
+        assert!(said.contains("its journal is replayed in a copy"), "{said}");
+        assert_eq!(hash(), before, "the source is never written to");
+        let data = support::tool(&["cat", text(&image), "/data"]).stdout;
+        assert!(data == vec![9; 3_000_000], "{kind}");
+    }
+}

@@ -4,11 +4,13 @@
 mod support;
 
 use std::ffi::OsStr;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::process::Command;
 
 use proptest::collection::vec;
 use proptest::prelude::{ProptestConfig, any, proptest};
+use rustix::fs::{Mode, OFlags};
 use support::{Extras, assert_equal, has, is_root, look, make_tree, release, run, succeed};
 
 fn text(path: &Path) -> &str {
@@ -217,4 +219,59 @@ fn what_a_killed_extract_left_is_removed_by_the_next() {
     succeed(&["extract", text(&image), "-C", text(&out)]);
     assert!(!dead.exists() && alive.exists() && other.exists());
     assert!(out.join("file").exists());
+}
+
+#[test]
+fn a_hundred_thousand_names_nine_gib_and_a_path_of_4000_bytes_come_back() {
+    const DATA: [(u64, &[u8]); 4] = [
+        (3, b"odd"),
+        ((5 << 30) + 777, &[b'c'; 100_000]),
+        ((8 << 30) + (1 << 29) + 1, b"d"),
+        ((9 << 30) + 12_344, b"end"),
+    ];
+    let directory = tempfile::tempdir().unwrap();
+    if !is_root() || !can_make(directory.path()) || !has("rsync") {
+        return;
+    }
+    let path = |name: &str| directory.path().join(name);
+    let (source, image, out) = (path("source"), path("a.esir"), path("out"));
+    std::fs::create_dir_all(source.join("many")).unwrap();
+    for number in 0..100_000 {
+        std::fs::File::create(source.join(format!("many/{number:06}"))).unwrap();
+    }
+    let file = std::fs::File::create(source.join("sparse")).unwrap();
+    for (offset, bytes) in DATA {
+        file.write_all_at(bytes, offset).unwrap();
+    }
+    drop(file);
+    // Longer than a path from the root can be: made step by step.
+    let mut at = rustix::fs::open(&source, OFlags::DIRECTORY, Mode::empty()).unwrap();
+    let name = "d".repeat(249);
+    for _ in 0..16 {
+        rustix::fs::mkdirat(&at, name.as_str(), Mode::from_raw_mode(0o755)).unwrap();
+        at = rustix::fs::openat(&at, name.as_str(), OFlags::DIRECTORY, Mode::empty()).unwrap();
+    }
+    let check = |out: &Path| {
+        let (from, to) = (format!("{}/", text(&source)), format!("{}/", text(out)));
+        let said = run("rsync", &["-naHAXS", "--itemize-changes", "--delete", &from, &to].map(OsStr::new));
+        assert_eq!(String::from_utf8_lossy(&said.stdout), "");
+        let file = std::fs::File::open(out.join("sparse")).unwrap();
+        for (offset, expected) in DATA {
+            let mut found = vec![0; expected.len() + 2];
+            let count = file.read_at(&mut found, offset - 1).unwrap();
+            assert!(found[0] == 0 && found[1..=expected.len()] == *expected, "{offset}");
+            assert!(count <= expected.len() + 1 || found[expected.len() + 1] == 0, "{offset}");
+        }
+        assert!(file.metadata().unwrap().blocks() < 2000, "its holes are holes");
+    };
+    succeed(&["capture", text(&source), "-o", text(&image), "--level", "1"]);
+    succeed(&["extract", text(&image), "-C", text(&out)]);
+    check(&out);
+    std::fs::remove_dir_all(&out).unwrap();
+    let (archive, again) = (path("a.tar"), path("b.esir"));
+    succeed(&["export", text(&image), "-o", text(&archive)]);
+    succeed(&["import", text(&archive), "-o", text(&again), "--level", "1"]);
+    succeed(&["diff", text(&image), text(&again)]);
+    succeed(&["extract", text(&again), "-C", text(&out)]);
+    check(&out);
 }

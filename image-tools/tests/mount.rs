@@ -4,6 +4,7 @@
 mod support;
 
 use std::ffi::OsStr;
+use std::io::Read;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -83,9 +84,14 @@ fn a_mounted_image_shows_what_was_captured() {
     };
     assert_eq!(id(&again), id(&image));
     assert!(std::fs::write(place.join("etc/passwd"), "x").is_err(), "it is read-only");
-    // Told to end, it unmounts.
+    // Told to end, it unmounts, and ends when nobody reads any more.
+    let mut open = std::fs::File::open(place.join("big/random")).unwrap();
     run("kill", &["-TERM", &mounted.child.id().to_string()].map(OsStr::new));
     wait_for("the mount goes", || !is_mounted(&place));
+    let mut bytes = Vec::new();
+    open.read_to_end(&mut bytes).unwrap();
+    assert_eq!(Some(bytes), before[Path::new("big/random")].contents);
+    drop(open);
     assert!(mounted.child.wait().unwrap().success());
     drop(mounted);
     release(&source);
