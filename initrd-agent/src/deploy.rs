@@ -14,7 +14,9 @@ use crate::peer::SwarmPeer;
 use crate::report::Reporter;
 use crate::stage::await_task::Accepted;
 use crate::stage::fetch::{self, Fetched};
+use crate::stage::join::Beginning;
 use crate::stage::personalise::{OwnSystem, Personal, PersonaliseError, make_own};
+use crate::stage::prepare::Prepared;
 use crate::stage::start::Started;
 use crate::stage::{Done, handover, join, linger, prepare, verify};
 
@@ -37,15 +39,26 @@ pub(crate) struct Installed {
 /// Writes the task's image to the task's disk.
 pub(crate) async fn install(node: &Node<'_>, accepted: &Accepted) -> Result<Installed, Failure> {
     let Node { session, reporter, .. } = *node;
-    let joined = once(reporter, Stage::Join, join::run(accepted, session)).await?;
-    let mounted = once(reporter, Stage::Prepare, prepare::run(node.hardware, node.objects, accepted)).await?;
-    let fetched =
-        once(reporter, Stage::Fetch, fetch::run(joined, mounted.root(), accepted, session, reporter)).await?;
-    let Fetched { peer, toc, table, traffic } = fetched;
+    let joining = join::run(node.hardware, node.objects, accepted, session);
+    let Beginning { joined, older } = once(reporter, Stage::Join, joining).await?;
+    let preparing = prepare::run(node.hardware, node.objects, accepted, older);
+    let Prepared { mounted, aside } = once(reporter, Stage::Prepare, preparing).await?;
+    let fetched = match aside {
+        Some(aside) => {
+            let fetching = fetch::run_beside(joined, aside, accepted, session, reporter);
+            once(reporter, Stage::Fetch, fetching).await?
+        }
+        None => {
+            let fetching = fetch::run(joined, mounted.root(), &accepted.full, session, reporter);
+            once(reporter, Stage::Fetch, fetching).await?
+        }
+    };
+    let Fetched { peer, toc, table, traffic, beside_bytes } = fetched;
     once(reporter, Stage::Verify, verify::run(&mounted, toc, traffic, reporter)).await?;
     let own = once(reporter, Stage::Personalise, personalise(node, accepted, &mounted, &table)).await?;
-    let (traffic, _) = peer.traffic();
-    let image_id = accepted.image.manifest.image_id.to_string();
+    let (mut traffic, _) = peer.traffic();
+    traffic.from_server_bytes += beside_bytes;
+    let image_id = accepted.full.image.manifest.image_id.to_string();
     let told = reporter.installed(&image_id, traffic, own.host_keys);
     tracing::info!("installed; waiting until the server has stored it");
     reporter.stored(told).await;
@@ -81,7 +94,7 @@ async fn personalise(
         firmware: node.started.firmware,
         identity: &accepted.task.identity,
         boot_mac: node.boot_mac,
-        manifest: &accepted.image.manifest_bytes,
+        manifest: &accepted.full.image.manifest_bytes,
         table,
         record: &record,
     };
@@ -97,7 +110,7 @@ fn record(accepted: &Accepted) -> serde_json::Value {
     serde_json::json!({
         "node": accepted.task.binding.node,
         "image": accepted.task.image.name,
-        "image_id": accepted.image.manifest.image_id.to_string(),
+        "image_id": accepted.full.image.manifest.image_id.to_string(),
         "installed_unix_s": now.as_secs(),
         "agent_version": env!("CARGO_PKG_VERSION"),
     })

@@ -5,14 +5,24 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use image_format::{Hash, Manifest, ManifestError, Mode, SignatureError, parse_manifest, verify_signature};
-use node_api::{ImageTask, Recovery};
+use node_api::{ImageTask, Recovery, SwarmTask};
 use swarm::{Metainfo, MetainfoError};
 
 use crate::failure::StageError;
 
 const HASH_BYTES: usize = 32;
 
-/// An image whose manifest is signed by a key of this site, with metainfo that says the same.
+/// An image that can be fetched: proved piece by piece, with those who share it.
+#[derive(Clone, Debug)]
+pub(crate) struct Offer {
+    pub(crate) image: SignedImage,
+    /// BLAKE3 of each piece.
+    pub(crate) piece_hashes: Vec<[u8; HASH_BYTES]>,
+    pub(crate) swarm: SwarmTask,
+}
+
+/// An image whose manifest is signed, with metainfo that says the same: by a key of this site, or, for a delta image, as
+/// a part of the task.
 #[derive(Clone, Debug)]
 pub(crate) struct SignedImage {
     pub(crate) manifest: Manifest,
@@ -58,6 +68,9 @@ pub(crate) enum ImageError {
         #[source]
         source: MetainfoError,
     },
+    /// A delta image that leads elsewhere.
+    #[error("the delta image {0} does not lead to the task's image")]
+    LeadsElsewhere(String),
     /// Metainfo and manifest differ.
     #[error("metainfo and signed manifest of image {image} differ in {what}; nothing was written")]
     Differs { image: String, what: &'static str },
@@ -70,7 +83,9 @@ impl StageError for ImageError {
     fn code(&self) -> &'static str {
         match self {
             Self::Unsigned(_) | Self::Signature { .. } => "image-signature",
-            Self::Manifest { .. } | Self::Partition(_) | Self::Encoding(_) => "image-manifest",
+            Self::Manifest { .. } | Self::Partition(_) | Self::LeadsElsewhere(_) | Self::Encoding(_) => {
+                "image-manifest"
+            }
             Self::Metainfo { .. } | Self::Differs { .. } => "image-metainfo",
             Self::PieceList(_) => "image-pieces",
         }
@@ -97,11 +112,29 @@ pub(crate) fn check(task: &ImageTask, trusted: &[String]) -> Result<SignedImage,
         }
         None => return Err(ImageError::Unsigned(image())),
     }
-    let manifest =
-        parse_manifest(&manifest_bytes).map_err(|source| ImageError::Manifest { image: image(), source })?;
-    if manifest.mode != Mode::Files {
+    let read = with_metainfo(task, manifest_bytes)?;
+    if read.manifest.mode != Mode::Files {
         return Err(ImageError::Partition(image()));
     }
+    Ok(read)
+}
+
+/// Checks a delta image, which needs no signature: all that comes of it is compared with `full`, the image that it leads
+/// to.
+pub(crate) fn check_delta(task: &ImageTask, full: &Manifest) -> Result<SignedImage, ImageError> {
+    let manifest_bytes =
+        BASE64.decode(&task.manifest_base64).map_err(|_| ImageError::Encoding("manifest"))?;
+    let read = with_metainfo(task, manifest_bytes)?;
+    match read.manifest.delta {
+        Some(delta) if delta.image == full.image_id => Ok(read),
+        _ => Err(ImageError::LeadsElsewhere(task.name.clone())),
+    }
+}
+
+fn with_metainfo(task: &ImageTask, manifest_bytes: Vec<u8>) -> Result<SignedImage, ImageError> {
+    let image = || task.name.clone();
+    let manifest =
+        parse_manifest(&manifest_bytes).map_err(|source| ImageError::Manifest { image: image(), source })?;
     let metainfo = BASE64.decode(&task.metainfo_base64).map_err(|_| ImageError::Encoding("metainfo"))?;
     let metainfo =
         Metainfo::parse(&metainfo).map_err(|source| ImageError::Metainfo { image: image(), source })?;

@@ -10,8 +10,8 @@ use swarm_net::{Peer, PeerConfig, PeerEvent, PieceHashes, PieceSet, PieceStore, 
 use tokio::sync::mpsc;
 
 use crate::api::{ImageRanges, Session};
+use crate::image::Offer;
 use crate::pieces::PieceCache;
-use crate::stage::await_task::Accepted;
 
 /// A running peer with the pieces that it keeps.
 pub(crate) struct SwarmPeer {
@@ -29,38 +29,38 @@ impl WebSeed for ServerRanges {
 }
 
 impl SwarmPeer {
-    /// Joins the swarm of the task with no pieces yet.
+    /// Joins the swarm of an image with no pieces yet.
     pub(crate) async fn start(
-        accepted: &Accepted,
+        offer: &Offer,
         session: &Session,
         cache: Arc<PieceCache>,
     ) -> Result<Self, StartError> {
         let listen = SocketAddr::from((Ipv4Addr::UNSPECIFIED, paths::DEFAULT_PEER_PORT));
-        Self::start_at(listen, accepted, session, cache).await
+        Self::start_at(listen, offer, session, cache).await
     }
 
     /// As [`Self::start`], listening elsewhere.
     pub(crate) async fn start_at(
         listen: SocketAddr,
-        accepted: &Accepted,
+        offer: &Offer,
         session: &Session,
         cache: Arc<PieceCache>,
     ) -> Result<Self, StartError> {
-        let manifest = &accepted.image.manifest;
-        let task = &accepted.task.swarm;
+        let manifest = &offer.image.manifest;
+        let task = &offer.swarm;
         let ranges = ImageRanges::new(session.clone(), manifest.image_id.to_string());
         let store = Arc::clone(&cache) as Arc<dyn PieceStore>;
         let have = PieceSet::empty(manifest.piece_count);
         let config = PeerConfig {
-            hashes: PieceHashes::Blake3(accepted.piece_hashes.clone()),
+            hashes: PieceHashes::Blake3(offer.piece_hashes.clone()),
             announce_url: Some(task.announce_url.clone()),
             first_peers: vec![task.server_peer],
             secret: Some(*task.secret.bytes()),
             open: task.open,
             web_seed: Some(Arc::new(ServerRanges(ranges))),
-            first_pieces: toc_pieces(accepted),
-            container_pieces: container_pieces(accepted),
-            ..PeerConfig::new(accepted.image.metainfo.clone(), store, have, listen)
+            first_pieces: toc_pieces(offer),
+            container_pieces: container_pieces(offer),
+            ..PeerConfig::new(offer.image.metainfo.clone(), store, have, listen)
         };
         let peer = Peer::start(config).await?;
         Ok(Self { peer, cache, server: task.server_peer })
@@ -106,15 +106,15 @@ fn split(downloaded: &[(SocketAddr, u64)], server: SocketAddr) -> (u64, u64) {
 }
 
 /// The pieces that hold the table of contents.
-pub(crate) fn toc_pieces(accepted: &Accepted) -> Range<u32> {
-    let manifest = &accepted.image.manifest;
+pub(crate) fn toc_pieces(offer: &Offer) -> Range<u32> {
+    let manifest = &offer.image.manifest;
     let range = manifest.toc_range();
     let piece = |offset: u64| u32::try_from(offset / manifest.piece_size).unwrap_or(u32::MAX);
     piece(range.start)..piece(range.end.saturating_sub(1)).saturating_add(1)
 }
 
-fn container_pieces(accepted: &Accepted) -> u32 {
-    let manifest = &accepted.image.manifest;
+fn container_pieces(offer: &Offer) -> u32 {
+    let manifest = &offer.image.manifest;
     u32::try_from(manifest.container_bytes / manifest.piece_size).unwrap_or(1).max(1)
 }
 

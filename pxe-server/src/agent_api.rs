@@ -18,9 +18,11 @@ use serde::Deserialize;
 use crate::api::{ApiError, blocking, send_file, with_deadline};
 use crate::app::App;
 use crate::clock::now_unix_ms;
+use crate::deltas::DeltaAnswer;
 use crate::images::Image;
 use crate::nodes::machine::TaskAnswer;
 use crate::nodes::{InvalidReport, Refusal, sha256_hex};
+use crate::tasks::Seeded;
 
 /// An enrolment is about 1 KB.
 const ENROL_BYTES_MAX: usize = 16 << 10;
@@ -28,6 +30,8 @@ const ENROL_BYTES_MAX: usize = 16 << 10;
 const REPORT_BYTES_MAX: usize = 4 << 20;
 /// Longest wait of one poll for a task.
 const WAIT_S_MAX: u64 = 60;
+/// How often a poll looks whether a delta image is made; making one takes seconds to minutes.
+const DELTA_POLL: Duration = Duration::from_millis(500);
 /// How often agents report: often enough for a progress bar, rare enough for thousands of nodes.
 const REPORT_INTERVAL_MS: u64 = 1000;
 
@@ -108,8 +112,15 @@ async fn task(
         tokio::pin!(woken);
         woken.as_mut().enable();
         if app.nodes.task_answer(&session.node) == TaskAnswer::Give {
-            let task = make_task(&app, &session).await.map_err(|error| ApiError::internal(&error))?;
-            return Ok(Json(task).into_response());
+            match delta_for(&app, &session) {
+                DeltaAnswer::Making if tokio::time::Instant::now() < deadline => {
+                    tokio::time::sleep(DELTA_POLL).await;
+                    continue;
+                }
+                DeltaAnswer::Making => return Ok(StatusCode::NO_CONTENT.into_response()),
+                DeltaAnswer::Ready(delta) => return give_task(&app, &session, Some(delta)).await,
+                DeltaAnswer::None => return give_task(&app, &session, None).await,
+            }
         }
         if tokio::time::timeout_at(deadline, woken).await.is_err() {
             return Ok(StatusCode::NO_CONTENT.into_response());
@@ -117,16 +128,45 @@ async fn task(
     }
 }
 
-/// Joins the node to a deployment, starts the image's seed if need be, and signs.
-async fn make_task(app: &Arc<App>, session: &Session) -> anyhow::Result<SignedTask> {
+/// What leads to the default image from what the node has on its disk, as far as this server knows.
+fn delta_for(app: &Arc<App>, session: &Session) -> DeltaAnswer {
+    match app.nodes.reusable_image(&session.node).and_then(|id| app.images.get(&id)) {
+        Some(base) => app.deltas.between(&base, &app.images.default_image()),
+        None => DeltaAnswer::None,
+    }
+}
+
+/// Joins the node to a deployment, starts the seeds that it needs, and signs.
+async fn give_task(
+    app: &Arc<App>,
+    session: &Session,
+    delta: Option<Arc<Image>>,
+) -> Result<Response, ApiError> {
+    let task = make_task(app, session, delta).await.map_err(|error| ApiError::internal(&error))?;
+    Ok(Json(task).into_response())
+}
+
+async fn make_task(
+    app: &Arc<App>,
+    session: &Session,
+    delta: Option<Arc<Image>>,
+) -> anyhow::Result<SignedTask> {
     let image = app.images.default_image();
     let joined = (Arc::clone(app), Arc::clone(&image));
     let deployment = blocking(move || joined.0.deployments.join(&joined.1)).await??;
-    let peer_port = app.swarm.seed(&image, &deployment, app.tasks.address).await?;
+    let port = app.swarm.seed(&image, &deployment, app.tasks.address).await?;
+    let full = Seeded { image, port };
+    let delta = match delta {
+        Some(image) => {
+            let port = app.swarm.seed(&image, &deployment, app.tasks.address).await?;
+            Some(Seeded { image, port })
+        }
+        None => None,
+    };
     let given = (Arc::clone(app), session.node.clone(), session.sha256.clone());
-    let (id, name, run) = (image.id.clone(), image.name.clone(), deployment.name.clone());
+    let (id, name, run) = (full.image.id.clone(), full.image.name.clone(), deployment.name.clone());
     let node = blocking(move || given.0.nodes.task_given(&given.1, &given.2, &run, (&id, &name))).await??;
-    app.tasks.sign(&node, &image, &deployment, peer_port, now_unix_ms())
+    app.tasks.sign(&node, &deployment, &full, delta.as_ref(), now_unix_ms())
 }
 
 async fn report(
@@ -187,5 +227,5 @@ fn readable_image(app: &App, session: &Session, id: &str) -> Result<Arc<Image>, 
     if !app.nodes.is_approved(&session.node) {
         return Err(ApiError::new(StatusCode::FORBIDDEN, "the node is not approved"));
     }
-    app.images.get(id).ok_or_else(|| ApiError::not_found("such image"))
+    app.images.get(id).or_else(|| app.deltas.get(id)).ok_or_else(|| ApiError::not_found("such image"))
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::boot_sharing::BootSharing;
 use crate::bundle::Bundle;
+use crate::deltas::Deltas;
 use crate::deployments::Deployments;
 use crate::images::Images;
 use crate::nodes::Nodes;
@@ -19,6 +20,8 @@ pub(crate) struct App {
     pub(crate) nodes: Arc<Nodes>,
     /// Every image.
     pub(crate) images: Images,
+    /// What leads from other images to the default one.
+    pub(crate) deltas: Deltas,
     /// What nodes boot.
     pub(crate) bundle: Arc<Bundle>,
     /// Who shares what.

@@ -118,13 +118,18 @@ impl Images {
     pub(crate) fn open(paths: &[PathBuf], rules: &ImageRules<'_>, store: &Store) -> Result<Self> {
         let mut images = Vec::new();
         for (number, path) in (0_u16..).zip(paths) {
-            let image = Image::open(number, path, rules)?;
+            let image = Image::open(number, path, Some(rules))?;
             image.check_data(store)?;
             images.push(Arc::new(image));
         }
         let mut images = images.into_iter();
         let first = images.next().context("no image is named; give --image X.esir")?;
         Ok(Self { first, more: images.collect() })
+    }
+
+    /// The number of the first delta image.
+    pub(crate) fn next_number(&self) -> u16 {
+        u16::try_from(self.all().count()).unwrap_or(u16::MAX)
     }
 
     /// What nodes get unless told otherwise.
@@ -161,8 +166,8 @@ impl Images {
 }
 
 impl Image {
-    /// Opens `X.esir` with its companions and checks everything but the data itself.
-    fn open(number: u16, path: &Path, rules: &ImageRules<'_>) -> Result<Self> {
+    /// Opens `X.esir` with its companions and checks everything but the data itself; without rules, no signature either.
+    fn open(number: u16, path: &Path, rules: Option<&ImageRules<'_>>) -> Result<Self> {
         let size = match fs::metadata(path) {
             Ok(metadata) => metadata.len(),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -172,7 +177,8 @@ impl Image {
         };
         let name = || format!("opening the image {}", path.display());
         let manifest_bytes = read_companion(path, "manifest", MANIFEST_BYTES_MAX as u64)?;
-        let (signature, is_trusted) = check_signature(path, &manifest_bytes, rules)?;
+        let signed = rules.map(|rules| check_signature(path, &manifest_bytes, rules)).transpose()?;
+        let (signature, is_trusted) = signed.unwrap_or_default();
         let manifest = parse_manifest(&manifest_bytes).with_context(name)?;
         if size != manifest.file_size {
             bail!(
@@ -214,6 +220,13 @@ impl Image {
             metainfo,
             piece_hashes: pieces.as_chunks::<HASH_BYTES>().0.to_vec(),
         })
+    }
+
+    /// Opens a delta image that this server made. It needs no signature, because nodes believe nothing that it brings.
+    pub(crate) fn open_delta(number: u16, path: &Path, store: &Store) -> Result<Self> {
+        let image = Self::open(number, path, None)?;
+        image.check_data(store)?;
+        Ok(image)
     }
 
     /// Reads every piece once, unless this very file was found right before.

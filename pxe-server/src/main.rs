@@ -14,6 +14,7 @@ mod bundle;
 mod cli;
 mod clock;
 mod dashboard;
+mod deltas;
 mod deployments;
 mod doctor;
 mod events;

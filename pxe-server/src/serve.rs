@@ -16,6 +16,7 @@ use crate::app::App;
 use crate::boot_sharing::BootSharing;
 use crate::bundle::{Bundle, DEFAULT_BUNDLE};
 use crate::clock::now_unix_ms;
+use crate::deltas::Deltas;
 use crate::deployments::Deployments;
 use crate::events::Events;
 use crate::fetches::Fetches;
@@ -38,6 +39,8 @@ use crate::{admin_api, agent_api};
 const TICK: Duration = Duration::from_secs(1);
 /// Old tokens and machines that never came are forgotten every so many ticks.
 const PRUNE_TICKS: u64 = 600;
+/// Where delta images are kept, in the state directory.
+const DELTAS: &str = "deltas";
 /// Parts that are told to stop get so long.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -47,6 +50,7 @@ struct Opened {
     store: Store,
     keys: Keys,
     images: Images,
+    deltas: Deltas,
     bundle: Arc<Bundle>,
     nodes: Arc<Nodes>,
 }
@@ -75,7 +79,6 @@ pub(crate) async fn serve(
     let (stopper, stop) = Stop::new();
     let mut parts = JoinSet::new();
     let front = start_front(&site, (&opened, &current), &swarm, &stop, &mut parts).await?;
-    let tls_config = Arc::clone(&opened.keys.tls);
     let _state = opened.state;
     let app = Arc::new(App {
         nodes: opened.nodes,
@@ -93,6 +96,7 @@ pub(crate) async fn serve(
         },
         site,
         images: opened.images,
+        deltas: opened.deltas,
         boot_peers: BootSharing::new(front.netboot.as_ref(), &opened.bundle)?,
         bundle: opened.bundle,
         swarm,
@@ -102,7 +106,7 @@ pub(crate) async fn serve(
     let events = Arc::new(Events::new());
     parts.spawn(tls::serve(
         agent_listener,
-        Some(tls_config),
+        Some(opened.keys.tls),
         agent_api::router(Arc::clone(&app)),
         stop.clone(),
     ));
@@ -147,7 +151,8 @@ fn open(site: &Site, state: &std::path::Path) -> Result<Opened> {
     let bundle = Arc::new(Bundle::open(&state.path(DEFAULT_BUNDLE), &keys.site_trust(&site.name))?);
     let rules = NodeRules { approve: site.approve.clone(), names: site.nodes.clone() };
     let nodes = Arc::new(Nodes::open(store.clone(), rules)?);
-    Ok(Opened { state, store, keys, images, bundle, nodes })
+    let deltas = Deltas::open(site.reuse.then(|| state.path(DELTAS)), &images, &store)?;
+    Ok(Opened { state, store, keys, images, deltas, bundle, nodes })
 }
 
 async fn start_front(
@@ -191,6 +196,9 @@ async fn start_seeds(app: &Arc<App>) -> Result<()> {
     for deployment in app.deployments.list_open() {
         if let Some(image) = app.images.get(&deployment.image_id) {
             app.swarm.seed(&image, &deployment, app.tasks.address).await?;
+            for delta in app.deltas.leading_to(&image.id) {
+                app.swarm.seed(&delta, &deployment, app.tasks.address).await?;
+            }
         }
     }
     Ok(())
@@ -218,7 +226,7 @@ async fn keep_house(app: Arc<App>, mut stop: Stop) {
         match kept.await.and_then(|kept| kept) {
             Ok(closed) => {
                 for deployment in closed {
-                    app.swarm.stop_seed(&deployment).await;
+                    app.swarm.stop_seeds(&deployment).await;
                 }
             }
             Err(error) => tracing::error!("{error:#}"),

@@ -140,15 +140,19 @@ impl SwarmService {
         Ok(port)
     }
 
-    /// Ends the seed of a deployment that is done.
-    pub(crate) async fn stop_seed(&self, deployment: &Deployment) {
+    /// Ends the seeds of a deployment that is done: of its image and of delta images that lead to it.
+    pub(crate) async fn stop_seeds(&self, deployment: &Deployment) {
         let mut seeds = self.seeds.lock().await;
-        if seeds.get(&deployment.image_id).is_none_or(|seed| seed.deployment != deployment.name) {
-            return;
-        }
-        if let Some(seed) = seeds.remove(&deployment.image_id) {
-            self.lock_tracker().remove_torrent(seed.image.metainfo.info_hash);
-            seed.peer.shutdown().await;
+        let done: Vec<String> = seeds
+            .iter()
+            .filter(|(_, seed)| seed.deployment == deployment.name)
+            .map(|(id, _)| id.clone())
+            .collect();
+        for id in done {
+            if let Some(seed) = seeds.remove(&id) {
+                self.lock_tracker().remove_torrent(seed.image.metainfo.info_hash);
+                seed.peer.shutdown().await;
+            }
         }
     }
 

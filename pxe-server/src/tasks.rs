@@ -1,14 +1,15 @@
 //! Makes and signs tasks: what one node has to do in one boot.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use disk_layout::Layout;
 use node_api::{
-    Handover, ImageTask, LingerRule, NodeIdentity, SignedTask, SigningKey, SwarmTask, Task, TaskBinding,
-    paths,
+    Handover, ImageTask, LingerRule, NodeIdentity, ReuseTask, SignedTask, SigningKey, SwarmTask, Task,
+    TaskBinding, paths,
 };
 
 use crate::deployments::Deployment;
@@ -41,14 +42,20 @@ pub(crate) struct TaskMaker {
     pub(crate) allow_unsigned: bool,
 }
 
+/// An image with the port on which its seed listens.
+pub(crate) struct Seeded {
+    pub(crate) image: Arc<Image>,
+    pub(crate) port: u16,
+}
+
 impl TaskMaker {
-    /// The task of `node` for the boot that it enrolled with; `peer_port` is where the image's seed listens.
+    /// The task of `node` for the boot that it enrolled with; `delta` leads to the image from what the node has.
     pub(crate) fn sign(
         &self,
         node: &NodeRecord,
-        image: &Image,
         deployment: &Deployment,
-        peer_port: u16,
+        full: &Seeded,
+        delta: Option<&Seeded>,
         now_unix_ms: u64,
     ) -> Result<SignedTask> {
         let boot = node.boot.as_ref().context("the node has not enrolled")?;
@@ -58,21 +65,14 @@ impl TaskMaker {
                 boot_nonce: boot.boot_nonce.clone(),
                 expires_unix_s: now_unix_ms / 1000 + TASK_LIFE_S,
             },
-            image: ImageTask {
-                name: image.name.clone(),
-                manifest_base64: BASE64.encode(&image.manifest_bytes),
-                signature: image.signature.clone(),
-                metainfo_base64: BASE64.encode(&image.metainfo_bytes),
-                allow_unsigned: self.allow_unsigned,
-            },
+            image: self.image(&full.image),
+            reuse: delta.map(|delta| ReuseTask {
+                image: self.image(&delta.image),
+                swarm: self.swarm(deployment, delta.port),
+            }),
             layout: self.layout.clone(),
             disk_keys: Vec::new(),
-            swarm: SwarmTask {
-                announce_url: format!("http://{}:{}{}", self.address, self.http_port, paths::ANNOUNCE),
-                server_peer: SocketAddr::from((self.address, peer_port)),
-                secret: deployment.secret.clone(),
-                open: self.swarm_open,
-            },
+            swarm: self.swarm(deployment, full.port),
             identity: NodeIdentity {
                 hostname: node.name.clone(),
                 machine_id: node.machine_id.clone(),
@@ -82,5 +82,24 @@ impl TaskMaker {
             handover: self.handover,
         };
         Ok(SignedTask::sign(&task, &self.key)?)
+    }
+
+    fn image(&self, image: &Image) -> ImageTask {
+        ImageTask {
+            name: image.name.clone(),
+            manifest_base64: BASE64.encode(&image.manifest_bytes),
+            signature: image.signature.clone(),
+            metainfo_base64: BASE64.encode(&image.metainfo_bytes),
+            allow_unsigned: self.allow_unsigned,
+        }
+    }
+
+    fn swarm(&self, deployment: &Deployment, peer_port: u16) -> SwarmTask {
+        SwarmTask {
+            announce_url: format!("http://{}:{}{}", self.address, self.http_port, paths::ANNOUNCE),
+            server_peer: SocketAddr::from((self.address, peer_port)),
+            secret: deployment.secret.clone(),
+            open: self.swarm_open,
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! What a layout becomes on a node's disks: sectors, GUIDs, the order in which things are made, identities.
 
 mod files;
+mod in_place;
 mod place;
 mod stack;
 mod text;

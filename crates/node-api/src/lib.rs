@@ -25,6 +25,6 @@ pub use report::{
 };
 pub use stage::{ParseStageError, Stage};
 pub use task::{
-    DiskKey, DiskSecret, Handover, ImageTask, LingerRule, NodeIdentity, SignedTask, SwarmSecret, SwarmTask,
-    Task, TaskBinding, TaskError,
+    DiskKey, DiskSecret, Handover, ImageTask, LingerRule, NodeIdentity, ReuseTask, SignedTask, SwarmSecret,
+    SwarmTask, Task, TaskBinding, TaskError,
 };

@@ -17,6 +17,9 @@ pub struct Task {
     pub binding: TaskBinding,
     /// Which image, with everything that proves it.
     pub image: ImageTask,
+    /// How to get there from an older image, for a node whose disk has that.
+    #[serde(default)]
+    pub reuse: Option<ReuseTask>,
     /// Onto which disk and in which shape.
     pub layout: Layout,
     /// Keys of the layout's LUKS containers.
@@ -56,6 +59,16 @@ pub struct ImageTask {
     pub metainfo_base64: String,
     /// Whether the site lets an unsigned image through.
     pub allow_unsigned: bool,
+}
+
+/// A delta image that leads to the task's image. Nothing that it brings is believed: the tree that comes of it is compared
+/// with the table of contents of the task's own image, so it needs no signature.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReuseTask {
+    /// The delta image; its manifest says what it leads from.
+    pub image: ImageTask,
+    /// Who shares it.
+    pub swarm: SwarmTask,
 }
 
 /// How to reach the swarm.

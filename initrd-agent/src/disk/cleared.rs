@@ -7,10 +7,12 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use disk_layout::{ChooseError, Disk, Layout, Plan, PlanError, PlannedDisk, Seeds, choose};
+use disk_layout::{ChooseError, Disk, Layout, PartitionRole, Plan, PlanError, PlannedDisk, Seeds, choose};
+use image_format::Toc;
 use nix::errno::Errno;
 use nix::libc;
 
+use super::older::OlderSystem;
 use super::table::{self, TableError};
 use crate::sys::block;
 
@@ -27,6 +29,8 @@ const BUSY_LIMIT: Duration = Duration::from_secs(10);
 /// devtmpfs makes nodes at once; NVMe namespaces took up to a second under load.
 const NODE_LIMIT: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_millis(50);
+/// Code of the boot sector, before what Windows and the table have there (UEFI 2.10 section 5.2.1).
+const BOOT_CODE_BYTES: u64 = 440;
 /// What a GPT holds, for forgetting old partitions one by one.
 const PARTITIONS_MAX: u32 = 128;
 /// sysfs counts in these whatever the disk's sectors are.
@@ -79,6 +83,9 @@ pub(crate) enum ClearError {
         #[source]
         source: Errno,
     },
+    /// Not the disks that the older system was found on.
+    #[error("the disks are not those that the older system was found on; nothing was written")]
+    Moved,
     /// A device does not appear.
     #[error("/dev/{0} does not appear after partitioning")]
     NoNode(String),
@@ -101,6 +108,8 @@ pub(crate) struct ClearedDisks {
 #[derive(Debug)]
 pub(crate) struct Partitioned {
     pub(super) plan: Plan,
+    /// The root's file system is there already and stays.
+    pub(super) has_root: bool,
 }
 
 impl ClearedDisks {
@@ -123,7 +132,24 @@ impl ClearedDisks {
         for (disk, planned) in disks.into_iter().zip(plan.disks()) {
             disk.partition(planned)?;
         }
-        Ok(Partitioned { plan })
+        Ok(Partitioned { plan, has_root: false })
+    }
+
+    /// Takes away what PC firmware starts and keeps everything else. UEFI starts what the EFI system partition has, which
+    /// is made anew next.
+    pub(crate) fn disarm(self, older: OlderSystem) -> Result<(Partitioned, Toc), ClearError> {
+        let OlderSystem { anew, in_place, table, .. } = older;
+        if self.plan != anew {
+            return Err(ClearError::Moved);
+        }
+        for (disk, planned) in self.disks.iter().zip(in_place.disks()) {
+            disk.disarm(planned).map_err(|source| ClearError::Write {
+                doing: "wiping the boot loader of",
+                disk: planned.name.clone(),
+                source,
+            })?;
+        }
+        Ok((Partitioned { plan: in_place, has_root: true }, table))
     }
 }
 
@@ -150,6 +176,17 @@ impl ClearedDisk {
             return Err(ClearError::Changed { disk: name.clone(), expected: disk.size_bytes, found });
         }
         Ok(Self { device })
+    }
+
+    fn disarm(&self, plan: &PlannedDisk) -> io::Result<()> {
+        wipe(&self.device, 0, BOOT_CODE_BYTES)?;
+        let sector = u64::from(plan.sector_bytes);
+        for one in plan.partitions.iter().filter(|one| one.role == PartitionRole::BiosBoot && !one.kept) {
+            for range in ends(one.first_lba * sector, (one.last_lba + 1) * sector) {
+                wipe(&self.device, range.start, range.end - range.start)?;
+            }
+        }
+        self.device.sync_all()
     }
 
     fn partition(self, plan: &PlannedDisk) -> Result<(), ClearError> {
@@ -189,15 +226,21 @@ pub(super) fn wipe_device(name: &str) -> io::Result<()> {
 
 /// Where the kernel sees partitions now, in bytes: whatever table they come from.
 fn old_partitions(class_block: &Path, disk: &str) -> Vec<Range<u64>> {
-    let number = |path: PathBuf| fs::read_to_string(path).ok()?.trim().parse::<u64>().ok();
     let entries = fs::read_dir(class_block.join(disk)).into_iter().flatten().flatten();
-    let partition = |path: PathBuf| {
-        number(path.join("partition"))?;
-        let start = number(path.join("start"))?.checked_mul(SYSFS_SECTOR_BYTES)?;
-        let bytes = number(path.join("size"))?.checked_mul(SYSFS_SECTOR_BYTES)?;
-        Some(start..start.checked_add(bytes)?)
-    };
-    entries.filter_map(|entry| partition(entry.path())).collect()
+    entries.filter_map(|entry| partition_at(&entry.path())).collect()
+}
+
+/// Where the kernel sees this partition of a disk, in bytes; `None` where it sees none.
+pub(super) fn partition_on_kernel(disk: &str, partition: &str) -> Option<Range<u64>> {
+    partition_at(&Path::new("/sys/class/block").join(disk).join(partition))
+}
+
+fn partition_at(place: &Path) -> Option<Range<u64>> {
+    let number = |name: &str| fs::read_to_string(place.join(name)).ok()?.trim().parse::<u64>().ok();
+    number("partition")?;
+    let start = number("start")?.checked_mul(SYSFS_SECTOR_BYTES)?;
+    let bytes = number("size")?.checked_mul(SYSFS_SECTOR_BYTES)?;
+    Some(start..start.checked_add(bytes)?)
 }
 
 /// What is wiped, in this order: what is in old and new partitions, the end of the disk, and its beginning last: until

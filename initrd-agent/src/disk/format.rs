@@ -29,6 +29,13 @@ pub(crate) enum FormatError {
     /// It could not be mounted for its subvolumes.
     #[error(transparent)]
     Mount(#[from] MountError),
+    /// It is not on the disk.
+    #[error("flushing the new file system of /dev/{device}")]
+    Flush {
+        device: String,
+        #[source]
+        source: std::io::Error,
+    },
 }
 
 /// Disks with empty file systems. The only way to them is [`make_file_systems`].
@@ -70,7 +77,7 @@ pub(crate) async fn make_file_systems(
 ) -> Result<Formatted, FormatError> {
     stack::make(&partitioned, keys).await?;
     for one in partitioned.plan.file_systems() {
-        if one.kept {
+        if one.kept || (partitioned.has_root && one.role == PartitionRole::Root) {
             tracing::info!("/dev/{}: {} is kept as it is", one.device, one.fs.word());
             continue;
         }
@@ -78,10 +85,17 @@ pub(crate) async fn make_file_systems(
         let boots = matches!(one.role, PartitionRole::Root | PartitionRole::Boot);
         let features = if boots { root_features } else { &[] };
         for device in std::iter::once(&one.device).chain(&one.copies) {
-            wait_until_free(&Path::new("/dev").join(device)).await;
+            let place = Path::new("/dev").join(device);
+            wait_until_free(&place).await;
             let arguments = arguments(one, features, device);
             let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
             tool::run(mkfs(one.fs), &arguments, device, None).await?;
+            if partitioned.has_root {
+                // An older system may be touched only when nothing starts it any more.
+                flush_device(&place)
+                    .await
+                    .map_err(|source| FormatError::Flush { device: device.clone(), source })?;
+            }
             tracing::info!("/dev/{device}: {} {}", one.fs.word(), one.id);
         }
         if !one.subvolumes.is_empty() {
@@ -89,6 +103,12 @@ pub(crate) async fn make_file_systems(
         }
     }
     Ok(Formatted { plan: partitioned.plan })
+}
+
+async fn flush_device(device: &Path) -> std::io::Result<()> {
+    let device = device.to_owned();
+    let flushed = tokio::task::spawn_blocking(move || std::fs::File::open(device)?.sync_all()).await;
+    flushed.unwrap_or_else(|stopped| Err(std::io::Error::other(stopped)))
 }
 
 async fn make_subvolumes(one: &PlannedFileSystem) -> Result<(), FormatError> {

@@ -4,11 +4,13 @@
 //!  ClearedDisks::open (rule, holders, O_EXCL) -> wipe -> write tables -> announce -> Partitioned
 //!     -> RAID, LUKS, LVM -> make_file_systems -> Formatted -> Mounted::mount
 //! ```
+//! An older system that stays to be made the new one goes another way: see `older`.
 //! Nothing else in the agent opens a disk for writing.
 
 mod cleared;
 mod format;
 mod mounts;
+mod older;
 mod stack;
 mod table;
 mod tool;
@@ -16,6 +18,7 @@ mod tool;
 pub(crate) use cleared::{ClearError, ClearedDisks};
 pub(crate) use format::{FormatError, make_file_systems, modules_for, tools_for};
 pub(crate) use mounts::{MountError, Mounted, flush, flush_and_forget, release};
+pub(crate) use older::{OlderPlace, OlderSystem, Wanted};
 pub(crate) use stack::{StackError, check_keys};
 
 #[cfg(test)]

@@ -183,7 +183,28 @@ pub(super) fn mount_aside(device: &str, fs: FileSystem) -> Result<PathBuf, Mount
     Ok(PathBuf::from(ASIDE))
 }
 
-/// Ends [`mount_aside`]; everything written is on the disk then.
+/// Mounts a file system for a moment so that nothing of it changes: not even its journal is played.
+pub(super) fn look_aside(device: &str, fs: FileSystem) -> Result<PathBuf, MountError> {
+    let place = Path::new(ASIDE);
+    fs::create_dir_all(place).map_err(|error| MountError::Place(place.to_owned(), error))?;
+    let options = match fs {
+        FileSystem::Ext4 => Some("noload"),
+        FileSystem::Xfs => Some("norecovery"),
+        FileSystem::Btrfs => Some("rescue=nologreplay"),
+        FileSystem::Vfat | FileSystem::Swap => None,
+    };
+    let (word, device) = (fs.word(), format!("/dev/{device}"));
+    let flags = MsFlags::MS_RDONLY | MsFlags::MS_NOATIME;
+    mount(Some(device.as_str()), place, Some(word), flags, options).map_err(|source| MountError::Mount {
+        device,
+        fs: word,
+        place: place.to_owned(),
+        source,
+    })?;
+    Ok(place.to_owned())
+}
+
+/// Ends [`mount_aside`] and [`look_aside`]; everything written is on the disk then.
 pub(super) fn unmount_aside() -> Result<(), MountError> {
     unmount_one(Path::new(ASIDE))
 }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use node_api::{Recovery, Task, TaskError};
+use node_api::{Recovery, ReuseTask, SwarmTask, Task, TaskError};
 use tokio::time::Instant;
 
 use super::Done;
@@ -10,7 +10,7 @@ use super::start::Started;
 use crate::api::{ApiError, Session};
 use crate::console::chain;
 use crate::failure::{BackOff, StageError};
-use crate::image::{self, ImageError, SignedImage};
+use crate::image::{self, ImageError, Offer, SignedImage};
 
 const PAUSE_FIRST: Duration = Duration::from_secs(1);
 const PAUSE_LIMIT: Duration = Duration::from_secs(15);
@@ -21,9 +21,10 @@ const MESSAGE_EVERY: Duration = Duration::from_mins(1);
 #[derive(Debug)]
 pub(crate) struct Accepted {
     pub(crate) task: Task,
-    pub(crate) image: SignedImage,
-    /// BLAKE3 of each piece.
-    pub(crate) piece_hashes: Vec<[u8; 32]>,
+    /// The image.
+    pub(crate) full: Offer,
+    /// A delta image that leads to it.
+    pub(crate) delta: Option<Offer>,
 }
 
 /// Why a task is not begun. Nothing was written.
@@ -97,16 +98,34 @@ pub(crate) async fn run(session: &Session, started: &Started) -> Result<Done<Acc
 
 async fn accept(session: &Session, started: &Started, task: Task) -> Result<Done<Accepted>, AwaitError> {
     let image = image::check(&task.image, &started.image_keys)?;
-    let id = image.manifest.image_id.to_string();
-    let list = session.piece_hashes(&id).await.map_err(AwaitError::PieceList)?;
-    let piece_hashes = image::check_piece_list(&image, &list)?;
+    let full = offer(session, image, &task.swarm).await?;
+    let delta = match &task.reuse {
+        // It saves bytes and nothing else, so a problem with it costs no more than those.
+        Some(reuse) => delta_offer(session, reuse, &full)
+            .await
+            .inspect_err(|error| tracing::warn!("the delta image is left alone: {}", chain(error)))
+            .ok(),
+        None => None,
+    };
     let detail = format!(
-        "{}: image {} ({id}), {} pieces",
+        "{}: image {} ({}), {} pieces",
         task.identity.hostname,
         task.image.name,
-        piece_hashes.len()
+        full.image.manifest.image_id,
+        full.piece_hashes.len()
     );
-    Ok(Done { value: Accepted { task, image, piece_hashes }, detail })
+    Ok(Done { value: Accepted { task, full, delta }, detail })
+}
+
+async fn delta_offer(session: &Session, reuse: &ReuseTask, full: &Offer) -> Result<Offer, AwaitError> {
+    let image = image::check_delta(&reuse.image, &full.image.manifest)?;
+    offer(session, image, &reuse.swarm).await
+}
+
+async fn offer(session: &Session, image: SignedImage, swarm: &SwarmTask) -> Result<Offer, AwaitError> {
+    let list = session.piece_hashes(&image.manifest.image_id.to_string()).await;
+    let piece_hashes = image::check_piece_list(&image, &list.map_err(AwaitError::PieceList)?)?;
+    Ok(Offer { image, piece_hashes, swarm: swarm.clone() })
 }
 
 fn now_unix_s() -> u64 {

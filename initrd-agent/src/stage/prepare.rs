@@ -2,12 +2,19 @@
 
 use std::time::Duration;
 
+use anyhow::Context as _;
 use disk_layout::{Disk, Plan, Seeds};
+use image_apply::{RedeployError, Redeployment};
+use image_format::{Manifest, Toc};
 use node_api::Recovery;
 
 use super::Done;
 use super::await_task::Accepted;
-use crate::disk::{self, ClearError, ClearedDisks, FormatError, MountError, Mounted, StackError};
+use super::fetch::Aside;
+use crate::disk::{
+    self, ClearError, ClearedDisks, FormatError, MountError, Mounted, OlderPlace, OlderSystem, StackError,
+    Wanted,
+};
 use crate::failure::StageError;
 use crate::hardware::{Hardware, ObjectSource};
 
@@ -38,6 +45,9 @@ pub(crate) enum PrepareError {
     /// No random numbers.
     #[error("the kernel gives no random numbers: {0}")]
     Random(String),
+    /// The older system cannot make room for its successor.
+    #[error(transparent)]
+    Aside(#[from] RedeployError),
     /// The blocking part died, which only a bug does.
     #[error("preparing the disk stopped in the middle")]
     Stopped(#[from] tokio::task::JoinError),
@@ -56,6 +66,7 @@ impl StageError for PrepareError {
             Self::Key(_) => "disk-key",
             Self::Format(_) => "make-file-system",
             Self::Mount(_) => "mount",
+            Self::Aside(_) => "reuse",
             Self::Random(_) | Self::Stopped(_) => "prepare-internal",
         }
     }
@@ -71,31 +82,76 @@ impl StageError for PrepareError {
     }
 }
 
+/// New file systems, and where the root stayed what was in it.
+pub(crate) struct Prepared {
+    pub(crate) mounted: Mounted,
+    pub(crate) aside: Option<Aside>,
+}
+
+/// Looks for a system on the disks that the task's delta image can make the task's image. Writes nothing.
+///
+/// # Errors
+/// Why there is none; the node is deployed in full then.
+pub(crate) fn find_older(
+    hardware: &Hardware,
+    objects: &dyn ObjectSource,
+    accepted: &Accepted,
+    delta: &Manifest,
+) -> anyhow::Result<OlderSystem> {
+    disk::release()?;
+    let image = &accepted.full.image.manifest;
+    let seeds = Seeds { image_id: *image.image_id.as_bytes(), fresh: random_bytes()? };
+    let disks = wait_for_disks(hardware, objects, accepted);
+    let place = OlderPlace::find(&accepted.task.layout, &disks, seeds)?;
+    hardware.load_modules(&[place.module()], objects).context("loading its file system")?;
+    place.read(&Wanted { delta, image })
+}
+
 /// Chooses, plans, fetches the tools, and only then writes.
 pub(crate) async fn run(
     hardware: &Hardware,
     objects: &dyn ObjectSource,
     accepted: &Accepted,
-) -> Result<Done<Mounted>, PrepareError> {
+    older: Option<OlderSystem>,
+) -> Result<Done<Prepared>, PrepareError> {
     // What an earlier try or an earlier agent of this boot left behind.
     disk::release()?;
-    let fresh = random_bytes()?;
-    let seeds = Seeds { image_id: *accepted.image.manifest.image_id.as_bytes(), fresh };
+    let fresh = Seeds { image_id: *accepted.full.image.manifest.image_id.as_bytes(), fresh: random_bytes()? };
+    let seeds = older.as_ref().map_or(fresh, |older| older.seeds);
     let cleared = tokio::task::block_in_place(|| choose(hardware, objects, accepted, &seeds))?;
-    for line in cleared.plan().to_string().lines() {
-        tracing::info!("{line}");
-    }
     let keys = &accepted.task.disk_keys;
     disk::check_keys(cleared.plan().layers(), keys).map_err(PrepareError::Key)?;
     let disks = cleared.plan().disks().iter().map(|disk| format!("/dev/{}", disk.description));
-    let detail = disks.collect::<Vec<_>>().join(", ");
+    let mut detail = disks.collect::<Vec<_>>().join(", ");
     tokio::task::block_in_place(|| fetch_tools(hardware, objects, cleared.plan()))?;
-    let partitioned = tokio::task::spawn_blocking(move || cleared.partition()).await??;
-    let of_root = &accepted.image.manifest.root_file_system;
+    let (partitioned, table) = match older {
+        Some(older) => {
+            detail.push_str("; the older system becomes the new one");
+            let disarmed = tokio::task::spawn_blocking(move || cleared.disarm(older)).await??;
+            (disarmed.0, Some(disarmed.1))
+        }
+        None => {
+            for line in cleared.plan().to_string().lines() {
+                tracing::info!("{line}");
+            }
+            (tokio::task::spawn_blocking(move || cleared.partition()).await??, None)
+        }
+    };
+    let of_root = &accepted.full.image.manifest.root_file_system;
     let features = if of_root.kind == "ext4" { of_root.features.as_slice() } else { &[] };
     let formatted = disk::make_file_systems(partitioned, keys, features).await?;
     let mounted = Mounted::mount(formatted)?;
-    Ok(Done { value: mounted, detail })
+    let aside = match table {
+        Some(table) => Some(put_aside(&mounted, table).await?),
+        None => None,
+    };
+    Ok(Done { value: Prepared { mounted, aside }, detail })
+}
+
+async fn put_aside(mounted: &Mounted, table: Toc) -> Result<Aside, PrepareError> {
+    let root = mounted.root().to_owned();
+    let redeployment = tokio::task::spawn_blocking(move || Redeployment::begin(&root)).await??;
+    Ok(Aside { redeployment, table })
 }
 
 /// Chooses when devices have settled and the rule is met, at the latest after [`DISKS_LIMIT`].
@@ -105,12 +161,16 @@ fn choose(
     accepted: &Accepted,
     seeds: &Seeds,
 ) -> Result<ClearedDisks, ClearError> {
+    let disks = wait_for_disks(hardware, objects, accepted);
+    ClearedDisks::open(&accepted.task.layout, &disks, seeds)
+}
+
+fn wait_for_disks(hardware: &Hardware, objects: &dyn ObjectSource, accepted: &Accepted) -> Vec<Disk> {
     let layout = &accepted.task.layout;
     // Late disks are the commonest reason for no match; a disk too many or one in use is none of that.
     let decided =
         |disks: &[Disk]| !matches!(disk_layout::choose(layout, disks), Err(error) if error.may_pass());
-    let disks = hardware.wait_for_disks_until(DISKS_LIMIT, Some(objects), decided);
-    ClearedDisks::open(layout, &disks, seeds)
+    hardware.wait_for_disks_until(DISKS_LIMIT, Some(objects), decided)
 }
 
 /// Everything that the plan's file systems need, before the first write.

@@ -253,6 +253,15 @@ impl Nodes {
         self.lock().nodes.get(name).is_some_and(|entry| entry.record.approved.is_some())
     }
 
+    /// The image that this server put on the node's disk, unless the node has failed since its deployment was ordered:
+    /// then nobody knows what the disk holds, and the next try is one in full.
+    pub(crate) fn reusable_image(&self, name: &str) -> Option<String> {
+        let inner = self.lock();
+        let record = &inner.nodes.get(name)?.record;
+        let installed = record.installed.as_ref().filter(|_| record.failures == 0)?;
+        Some(installed.image_id.clone())
+    }
+
     /// Whether an approved node was last heard from this address.
     pub(crate) fn is_approved_address(&self, address: IpAddr) -> bool {
         let inner = self.lock();

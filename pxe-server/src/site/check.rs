@@ -92,6 +92,7 @@ impl<'a> Checker<'a> {
             layout,
             authorized_keys: self.authorized_keys(&raw.access.authorized_keys),
             linger_max_s: self.linger(raw.deploy.linger_max_s),
+            reuse: raw.deploy.reuse.unwrap_or(false),
             handover: raw.deploy.handover.unwrap_or(Handover::Reboot),
             module_deny: self.module_names(&raw.deploy.module_deny),
             nodes: self.nodes(&raw.nodes),

@@ -71,6 +71,8 @@ pub(crate) struct Site {
     pub(crate) authorized_keys: Vec<String>,
     /// Seconds of seeding after the installation, at most.
     pub(crate) linger_max_s: u64,
+    /// Whether nodes keep what their disk has of an older image.
+    pub(crate) reuse: bool,
     /// How the agent ends.
     pub(crate) handover: Handover,
     /// Kernel modules that no node may load.
@@ -99,7 +101,7 @@ impl Site {
             let ports = (site.http_port, site.agent_port, site.peer_port);
             (site.interface.clone(), site.address, ports, site.admin)
         };
-        let deploy = |site: &Self| (site.linger_max_s, site.handover, site.module_deny.clone());
+        let deploy = |site: &Self| (site.linger_max_s, site.reuse, site.handover, site.module_deny.clone());
         let image = |site: &Self| (site.images.clone(), site.untrusted, site.trust.clone());
         let checks = [
             ("name", self.name != other.name),

@@ -118,6 +118,11 @@ pub(crate) struct RawDeploy {
     pub(crate) linger_max_s: Option<Spanned<u64>>,
     /// `reboot` (default) or `power_off`.
     pub(crate) handover: Option<Handover>,
+    /// Lets a node keep the files of an older image of this server that it has on its disk, and fetch only what is new.
+    /// The older image must be listed under `[image]`, behind the one that nodes get; the first node that has it makes
+    /// the server work out the difference, with `image-tools` from beside it. What a node gets is the same as without.
+    /// Default false.
+    pub(crate) reuse: Option<bool>,
     /// Kernel modules that no node may load.
     #[serde(default)]
     pub(crate) module_deny: Vec<Spanned<String>>,

@@ -11,6 +11,7 @@
 
 mod agents;
 mod dashboard;
+mod deltas;
 mod killed_server;
 mod layouts;
 mod menus;

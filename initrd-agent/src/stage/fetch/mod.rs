@@ -8,6 +8,7 @@
 
 mod frames;
 mod journal;
+mod reuse;
 mod workers;
 
 use std::ops::Range;
@@ -24,18 +25,20 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::Done;
-use super::await_task::Accepted;
 use super::join::Joined;
 use crate::api::Session;
 use crate::failure::StageError;
+use crate::image::Offer;
 use crate::peer::{SwarmPeer, toc_pieces};
 use crate::pieces::PieceCache;
 use crate::report::Reporter;
 use frames::FrameTracker;
 use journal::Journal;
+use reuse::ReuseError;
 use workers::{FrameError, Workers};
 
 pub(crate) use journal::remove as remove_journal;
+pub(crate) use reuse::{Aside, run_beside};
 
 const PROGRESS_EVERY: Duration = Duration::from_secs(1);
 /// Each record flushes the disk, so it is not for every container.
@@ -50,6 +53,8 @@ pub(crate) struct Fetched {
     /// The same as it is in the image, compressed: for the installed system's record of what it was made from.
     pub(crate) table: Vec<u8>,
     pub(crate) traffic: TrafficCounts,
+    /// Of that, what the server sent outside of the swarm, bytes.
+    pub(crate) beside_bytes: u64,
 }
 
 /// Why the image is not on the disk. The disk does not boot.
@@ -82,6 +87,9 @@ pub(crate) enum FetchError {
     /// The journal.
     #[error("writing the journal")]
     Journal(#[source] std::io::Error),
+    /// The older system could not become the new one. The next try deploys in full.
+    #[error("making the new system from the older one")]
+    Reuse(#[from] ReuseError),
     /// A task died, which only a bug does.
     #[error("fetching stopped in the middle")]
     Stopped(#[from] tokio::task::JoinError),
@@ -95,6 +103,7 @@ impl StageError for FetchError {
             Self::Toc(_) => "image-toc",
             Self::Apply(_) | Self::Frame(FrameError::Apply { .. }) => "write-image",
             Self::Journal(_) => "disk-write",
+            Self::Reuse(_) => "reuse",
             Self::TocRead(_) | Self::Frame(_) | Self::Threads(_) | Self::Stopped(_) => "fetch-internal",
         }
     }
@@ -111,20 +120,20 @@ impl StageError for FetchError {
 pub(crate) async fn run(
     joined: Joined,
     root: &Path,
-    accepted: &Accepted,
+    offer: &Offer,
     session: &Session,
     reporter: &Reporter,
 ) -> Result<Done<Fetched>, FetchError> {
     let mut peer = match joined {
         Joined::Running(peer) => peer,
-        Joined::NeedsDisk => SwarmPeer::start(accepted, session, cache_on_disk(root, accepted)?).await?,
+        Joined::NeedsDisk => SwarmPeer::start(offer, session, cache_on_disk(root, offer)?).await?,
     };
     let events = peer.events();
-    let image_id = accepted.image.manifest.image_id.to_string();
+    let image_id = offer.image.manifest.image_id.to_string();
     let journal = Journal::begin(root, &image_id).map_err(FetchError::Journal)?;
-    let fetch = Fetch { peer, accepted, root, reporter, journal: Some(journal) };
+    let fetch = Fetch { peer, offer, root, reporter, journal: Some(journal) };
     let (peer, toc) = fetch.run(events).await?;
-    let table = read_table(peer.cache(), &accepted.image.manifest)?;
+    let table = read_table(peer.cache(), &offer.image.manifest)?;
     let (traffic, _) = peer.traffic();
     let detail = format!(
         "{} MiB from the server, {} MiB from nodes, {} entries",
@@ -132,11 +141,11 @@ pub(crate) async fn run(
         traffic.from_nodes_bytes >> 20,
         toc.entries().len()
     );
-    Ok(Done { value: Fetched { peer, toc, table, traffic }, detail })
+    Ok(Done { value: Fetched { peer, toc, table, traffic, beside_bytes: 0 }, detail })
 }
 
-fn cache_on_disk(root: &Path, accepted: &Accepted) -> Result<Arc<PieceCache>, FetchError> {
-    let manifest = &accepted.image.manifest;
+fn cache_on_disk(root: &Path, offer: &Offer) -> Result<Arc<PieceCache>, FetchError> {
+    let manifest = &offer.image.manifest;
     PieceCache::in_file(root, manifest.file_size, manifest.piece_size).map(Arc::new).map_err(FetchError::Room)
 }
 
@@ -152,7 +161,7 @@ fn read_table(cache: &PieceCache, manifest: &Manifest) -> Result<Vec<u8>, FetchE
 
 struct Fetch<'a> {
     peer: SwarmPeer,
-    accepted: &'a Accepted,
+    offer: &'a Offer,
     root: &'a Path,
     reporter: &'a Reporter,
     /// `None` while a thread writes it.
@@ -225,7 +234,7 @@ impl Fetch<'_> {
         &self,
         events: &mut mpsc::Receiver<PeerEvent>,
     ) -> Result<(Arc<Toc>, Applier, Vec<u32>), FetchError> {
-        let mut collecting = Collecting::new(toc_pieces(self.accepted));
+        let mut collecting = Collecting::new(toc_pieces(self.offer));
         let mut skeleton: Option<Skeleton> = None;
         let mut tick = tokio::time::interval(PROGRESS_EVERY);
         let mut stall = Stall::new();
@@ -256,7 +265,7 @@ impl Fetch<'_> {
     }
 
     fn make_skeleton(&self) -> Skeleton {
-        let manifest = self.accepted.image.manifest.clone();
+        let manifest = self.offer.image.manifest.clone();
         let cache = Arc::clone(self.peer.cache());
         let root = self.root.to_owned();
         tokio::task::spawn_blocking(move || {
@@ -268,7 +277,7 @@ impl Fetch<'_> {
     }
 
     fn begin_writing(&self, toc: Arc<Toc>, applier: Applier) -> Result<Writing, FetchError> {
-        let manifest = &self.accepted.image.manifest;
+        let manifest = &self.offer.image.manifest;
         let ranges = toc.frames().iter().map(image_format::FrameEntry::range);
         let tracker =
             FrameTracker::new(ranges, manifest.piece_count, manifest.piece_size, manifest.container_bytes);
@@ -356,7 +365,7 @@ impl Fetch<'_> {
 
     fn report_progress(&self, done_bytes: u64) {
         let (traffic, peers) = self.peer.traffic();
-        let total_bytes = self.accepted.image.manifest.file_size;
+        let total_bytes = self.offer.image.manifest.file_size;
         self.reporter.progress(Progress { stage: Stage::Fetch, done_bytes, total_bytes, traffic, peers });
     }
 }

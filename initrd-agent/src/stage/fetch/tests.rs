@@ -2,9 +2,8 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
 
-use base64::Engine as _;
 use image_format::{FileContent, MemoryImage, Metadata, Node, NodeKind, OwnerNames, Tree, build_in_memory};
-use node_api::{Handover, ImageTask, LingerRule, NodeIdentity, SwarmSecret, SwarmTask, Task, TaskBinding};
+use node_api::{SwarmSecret, SwarmTask};
 use swarm_net::{MemoryStore, Metainfo, Peer, PeerConfig, PieceSet};
 
 use super::*;
@@ -52,67 +51,52 @@ fn build() -> MemoryImage {
     build_in_memory(&tree, &contents, "tiny").unwrap()
 }
 
-fn accept(made: &MemoryImage, server_peer: SocketAddr) -> Accepted {
+fn offer(made: &MemoryImage, server_peer: SocketAddr) -> Offer {
     let manifest = made.manifest.clone();
     let pieces: Vec<[u8; 32]> = made.pieces.as_chunks::<32>().0.to_vec();
     let sha1 = vec![[0; 20]; pieces.len()];
     let piece_length = u32::try_from(manifest.piece_size).unwrap();
     let metainfo =
         Metainfo::encode_single_file("tiny.esir", manifest.file_size, piece_length, &sha1, None).unwrap();
-    let task = Task {
-        binding: TaskBinding { node: "n1".into(), boot_nonce: String::new(), expires_unix_s: 0 },
-        image: ImageTask {
-            name: "tiny".into(),
-            manifest_base64: base64::engine::general_purpose::STANDARD.encode("unused"),
-            signature: None,
-            metainfo_base64: String::new(),
-            allow_unsigned: true,
-        },
-        layout: disk_layout::Layout::default(),
-        disk_keys: Vec::new(),
-        swarm: SwarmTask {
-            open: false,
-            announce_url: "http://127.0.0.1:9/announce".into(),
-            server_peer,
-            secret: SwarmSecret::new(SECRET),
-        },
-        identity: NodeIdentity::default(),
-        linger: LingerRule { max_s: 0 },
-        handover: Handover::Reboot,
+    let swarm = SwarmTask {
+        open: false,
+        announce_url: "http://127.0.0.1:9/announce".into(),
+        server_peer,
+        secret: SwarmSecret::new(SECRET),
     };
     let image =
         SignedImage { manifest, manifest_bytes: Vec::new(), metainfo: Metainfo::parse(&metainfo).unwrap() };
-    Accepted { task, image, piece_hashes: pieces }
+    Offer { image, piece_hashes: pieces, swarm }
 }
 
 /// A complete peer on loopback, as the server's.
-async fn seed(made: &MemoryImage, accepted: &Accepted) -> Peer {
-    let piece_bytes = accepted.image.metainfo.piece_length;
+async fn seed(made: &MemoryImage, offer: &Offer) -> Peer {
+    let piece_bytes = offer.image.metainfo.piece_length;
     let store = Arc::new(MemoryStore::holding(&made.image, piece_bytes));
     let have = PieceSet::full(made.manifest.piece_count);
     let listen = SocketAddr::from(([127, 0, 0, 1], 0));
     let config = PeerConfig {
         secret: Some(SECRET),
-        hashes: swarm_net::PieceHashes::Blake3(accepted.piece_hashes.clone()),
-        ..PeerConfig::new(accepted.image.metainfo.clone(), store, have, listen)
+        hashes: swarm_net::PieceHashes::Blake3(offer.piece_hashes.clone()),
+        ..PeerConfig::new(offer.image.metainfo.clone(), store, have, listen)
     };
     Peer::start(config).await.unwrap()
 }
 
 /// Fetches the image over loopback into a directory, with its pieces kept in `cache`.
-async fn fetch_into(root: &Path, cache: impl Fn(&Accepted) -> Option<PieceCache>) -> Fetched {
+async fn fetch_into(root: &Path, cache: impl Fn(&Offer) -> Option<PieceCache>) -> Fetched {
     let made = build();
     let nowhere = SocketAddr::from(([127, 0, 0, 1], 9));
-    let seed = seed(&made, &accept(&made, nowhere)).await;
-    let accepted = accept(&made, seed.local_addr());
+    let seed = seed(&made, &offer(&made, nowhere)).await;
+    let offered = offer(&made, seed.local_addr());
     let session = Session::with_nobody();
-    let cache = Arc::new(cache(&accepted).unwrap_or_else(|| {
-        PieceCache::in_memory(accepted.image.manifest.file_size, accepted.image.manifest.piece_size)
+    let cache = Arc::new(cache(&offered).unwrap_or_else(|| {
+        PieceCache::in_memory(offered.image.manifest.file_size, offered.image.manifest.piece_size)
     }));
     let listen = SocketAddr::from(([127, 0, 0, 1], 0));
-    let peer = SwarmPeer::start_at(listen, &accepted, &session, cache).await.unwrap();
+    let peer = SwarmPeer::start_at(listen, &offered, &session, cache).await.unwrap();
     let reporter = Reporter::new(None);
-    let done = run(Joined::Running(peer), root, &accepted, &session, &reporter).await.unwrap();
+    let done = run(Joined::Running(peer), root, &offered, &session, &reporter).await.unwrap();
     seed.shutdown().await;
     done.value
 }
@@ -144,8 +128,8 @@ async fn image_from_a_peer_becomes_files() {
 async fn image_too_large_for_memory_keeps_its_pieces_on_the_new_disk() {
     let root = tempfile::tempdir().unwrap();
     let place = root.path().to_owned();
-    let fetched = fetch_into(root.path(), move |accepted| {
-        let manifest = &accepted.image.manifest;
+    let fetched = fetch_into(root.path(), move |offered| {
+        let manifest = &offered.image.manifest;
         PieceCache::in_file(&place, manifest.file_size, manifest.piece_size).ok()
     })
     .await;

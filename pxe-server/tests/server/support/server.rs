@@ -200,7 +200,9 @@ fn free_ports() -> [u16; 4] {
     let mut ports =
         std::iter::repeat_with(|| base.wrapping_add(NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed)))
             .filter(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok());
-    std::array::from_fn(|_| ports.next().unwrap())
+    // Behind the peer port are those of further images' seeds.
+    let [http, agent, admin, peer, ..]: [u16; 8] = std::array::from_fn(|_| ports.next().unwrap());
+    [http, agent, peer, admin]
 }
 
 /// A file of a test's folder, written.
