@@ -67,6 +67,10 @@ impl<R: Read> TarReader<R> {
                     ParseEvent::End { .. } => return Ok(None),
                 };
             if let Some(wanted) = wanted {
+                // QUIRK(tar-core): where zeros follow an extended header, it asks for bytes that it has, for ever.
+                if wanted <= self.buffer.len() {
+                    return Err(malformed("the archive ends between an extended header and its member"));
+                }
                 if !self.fill(wanted)? {
                     if !self.buffer.is_empty() {
                         return Err(malformed("the archive ends in the middle of a member"));
