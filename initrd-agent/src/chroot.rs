@@ -7,8 +7,11 @@ use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use tokio::io::{AsyncRead, AsyncReadExt};
-use tokio::process::Command;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tokio::io::AsyncReadExt as _;
+use tokio::net::unix::pipe::Receiver;
+use tokio::process::{Child, Command};
 
 /// First argument by which this binary, run again, enters a root and becomes another program.
 ///
@@ -17,6 +20,11 @@ pub(crate) const ENTER: &str = "enter-root";
 
 /// What is kept of a program's output, bytes; the end is what explains a failure.
 const OUTPUT_BYTES_MAX: usize = 64 << 10;
+/// What is left in a pipe whose writers are dead is there at once.
+const LAST_WORDS_LIMIT: Duration = Duration::from_secs(2);
+/// What is born while others are killed is found in the next round; a program that outruns so many is left to the
+/// unmounting, which then says so.
+const KILL_ROUNDS_MAX: u32 = 100;
 /// Exit code of [`enter`] when the program could not be started, as shells use it.
 const EXIT_NOT_STARTED: i32 = 127;
 /// `PATH` inside the installed system.
@@ -98,39 +106,70 @@ impl Chroot {
         arguments: &[&str],
         limit: Duration,
     ) -> Result<String, ChrootError> {
-        let mut child = Command::new("/proc/self/exe")
+        self.run_with(&[], program, arguments, limit).await
+    }
+
+    /// As [`Self::run`] with variables beside `PATH`.
+    pub(crate) async fn run_with(
+        &self,
+        environment: &[(String, String)],
+        program: &str,
+        arguments: &[&str],
+        limit: Duration,
+    ) -> Result<String, ChrootError> {
+        let (mut child, mut pipe) = self
+            .start(environment, program, arguments)
+            .map_err(|error| ChrootError::Start(program.to_owned(), error))?;
+        let mut kept = Vec::new();
+        let ended = tokio::time::timeout(limit, async {
+            tokio::select! {
+                // What it left running may hold its output open for ever.
+                status = child.wait() => status,
+                () = read_end(&mut pipe, &mut kept) => child.wait().await,
+            }
+        });
+        let ended = ended.await;
+        if ended.is_err() {
+            // Dropping the child would kill it too; killing here makes sure that it is reaped.
+            let _ = child.kill().await;
+        }
+        end_all_inside(&self.root);
+        // Everybody who could write is dead: the rest is in the pipe.
+        let _ = tokio::time::timeout(LAST_WORDS_LIMIT, read_end(&mut pipe, &mut kept)).await;
+        let (program, output) = (program.to_owned(), String::from_utf8_lossy(&kept).trim().to_owned());
+        match ended {
+            Err(_) => Err(ChrootError::TooLong { program, limit_s: limit.as_secs(), output }),
+            Ok(Err(error)) => Err(ChrootError::Start(program, error)),
+            Ok(Ok(status)) if status.success() => Ok(output),
+            Ok(Ok(status)) => Err(ChrootError::Failed { program, status, output }),
+        }
+    }
+
+    /// Both outputs are one pipe, so that they come in the order in which they were said.
+    fn start(
+        &self,
+        environment: &[(String, String)],
+        program: &str,
+        arguments: &[&str],
+    ) -> std::io::Result<(Child, Receiver)> {
+        let (reader, writer) = std::io::pipe()?;
+        let child = Command::new("/proc/self/exe")
             .arg(ENTER)
             .arg(&self.root)
             .arg(program)
             .args(arguments)
             .env_clear()
             .env("PATH", PATH)
+            .env("HOME", "/root")
             .env("LC_ALL", "C")
             .env("DEBIAN_FRONTEND", "noninteractive")
+            .envs(environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
+            .stdout(writer.try_clone()?)
+            .stderr(writer)
             .kill_on_drop(true)
-            .spawn()
-            .map_err(|error| ChrootError::Start(program.to_owned(), error))?;
-        let (out, err) = (child.stdout.take(), child.stderr.take());
-        let ended = tokio::time::timeout(limit, async {
-            let (out, err, status) = tokio::join!(read_end(out), read_end(err), child.wait());
-            (joined(out, err), status)
-        });
-        match ended.await {
-            Err(_) => {
-                // Dropping the child would kill it too; killing here makes sure that it is reaped.
-                let _ = child.kill().await;
-                let program = program.to_owned();
-                Err(ChrootError::TooLong { program, limit_s: limit.as_secs(), output: String::new() })
-            }
-            Ok((_, Err(error))) => Err(ChrootError::Start(program.to_owned(), error)),
-            Ok((output, Ok(status))) if status.success() => Ok(output),
-            Ok((output, Ok(status))) => {
-                Err(ChrootError::Failed { program: program.to_owned(), status, output })
-            }
-        }
+            .spawn()?;
+        Ok((child, Receiver::from_owned_fd(reader.into())?))
     }
 }
 
@@ -159,9 +198,7 @@ pub(crate) fn enter(arguments: impl Iterator<Item = OsString>) -> i32 {
 }
 
 /// Reads to the end and keeps the last [`OUTPUT_BYTES_MAX`].
-async fn read_end(pipe: Option<impl AsyncRead + Unpin>) -> Vec<u8> {
-    let Some(mut pipe) = pipe else { return Vec::new() };
-    let mut kept = Vec::new();
+async fn read_end(pipe: &mut Receiver, kept: &mut Vec<u8>) {
     let mut part = vec![0; 4096];
     while let Ok(count @ 1..) = pipe.read(&mut part).await {
         kept.extend_from_slice(part.get(..count).unwrap_or_default());
@@ -169,12 +206,23 @@ async fn read_end(pipe: Option<impl AsyncRead + Unpin>) -> Vec<u8> {
             kept.drain(..kept.len() - OUTPUT_BYTES_MAX);
         }
     }
-    kept
 }
 
-fn joined(out: Vec<u8>, err: Vec<u8>) -> String {
-    let both = [String::from_utf8_lossy(&out), String::from_utf8_lossy(&err)];
-    both.iter().map(|text| text.trim()).filter(|text| !text.is_empty()).collect::<Vec<_>>().join("\n")
+/// Kills what a program left running inside the root, daemons among it: nothing may keep the root from being
+/// unmounted.
+fn end_all_inside(root: &Path) {
+    for _ in 0..KILL_ROUNDS_MAX {
+        let mut killed = false;
+        for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+            let Some(id) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+            if std::fs::read_link(entry.path().join("root")).is_ok_and(|inside| inside == root) {
+                killed |= kill(Pid::from_raw(id), Signal::SIGKILL).is_ok();
+            }
+        }
+        if !killed {
+            return;
+        }
+    }
 }
 
 fn io_to_nix(error: &std::io::Error) -> nix::Error {

@@ -23,7 +23,6 @@ use crate::stage::{Done, handover, join, linger, prepare, verify};
 /// What every deployment of this boot shares.
 pub(crate) struct Node<'a> {
     pub(crate) started: &'a Started,
-    pub(crate) boot_mac: [u8; 6],
     pub(crate) session: &'a Session,
     pub(crate) hardware: &'a Hardware,
     pub(crate) objects: &'a dyn ObjectSource,
@@ -59,7 +58,7 @@ pub(crate) async fn install(node: &Node<'_>, accepted: &Accepted) -> Result<Inst
     let (mut traffic, _) = peer.traffic();
     traffic.from_server_bytes += beside_bytes;
     let image_id = accepted.full.image.manifest.image_id.to_string();
-    let told = reporter.installed(&image_id, traffic, own.host_keys);
+    let told = reporter.installed(&image_id, traffic, own.host_keys, own.changes);
     tracing::info!("installed; waiting until the server has stored it");
     reporter.stored(told).await;
     Ok(Installed { peer, mounted })
@@ -93,7 +92,6 @@ async fn personalise(
         plan: mounted.plan(),
         firmware: node.started.firmware,
         identity: &accepted.task.identity,
-        boot_mac: node.boot_mac,
         manifest: &accepted.full.image.manifest_bytes,
         table,
         record: &record,

@@ -16,7 +16,7 @@ use crate::objects::ServerObjects;
 use crate::report::{self, Reporter};
 use crate::secrets::RUN_DIRECTORY;
 use crate::stage::enrol::{self, Enrolled};
-use crate::stage::network::{self, Online};
+use crate::stage::network;
 use crate::stage::start::{self, Started};
 use crate::stage::{Done, await_task, drivers, probe};
 use crate::supervise::{EXIT_POWER_OFF, EXIT_REBOOT};
@@ -87,7 +87,7 @@ async fn stages(reporter: &Reporter) -> Result<End, End> {
     }
     let lost = tokio::spawn(report::send(reporter.clone(), session.clone(), enrolled.report_interval));
     tokio::select! {
-        end = enrolled_stages(reporter, &started, &online, &enrolled, &hardware) => end,
+        end = enrolled_stages(reporter, &started, &enrolled, &hardware) => end,
         lost = lost => {
             let reason = lost.map_or_else(|stopped| stopped.to_string(), |lost| lost.to_string());
             tracing::error!("{reason}; the node boots again");
@@ -100,7 +100,6 @@ async fn stages(reporter: &Reporter) -> Result<End, End> {
 async fn enrolled_stages(
     reporter: &Reporter,
     started: &Started,
-    online: &Online,
     enrolled: &Enrolled,
     hardware: &Hardware,
 ) -> Result<End, End> {
@@ -114,9 +113,8 @@ async fn enrolled_stages(
     {
         tracing::warn!("{problem}; the firmware's boot order stays as it is");
     }
-    let boot_mac = started.boot_mac.unwrap_or(online.interface.mac.0);
     let session = &enrolled.session;
-    let node = Node { started, boot_mac, session, hardware, objects: &objects, reporter };
+    let node = Node { started, session, hardware, objects: &objects, reporter };
     let mut pauses = BackOff::new(DEPLOY_RETRY_FIRST, DEPLOY_RETRY_LIMIT);
     for _ in 0..DEPLOY_TRIES_MAX {
         let failure = match deploy_once(&node).await {

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::Context as _;
 use axum::extract::{ConnectInfo, DefaultBodyLimit, FromRequestParts, Path, Query, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode, header};
@@ -22,7 +23,7 @@ use crate::deltas::DeltaAnswer;
 use crate::images::Image;
 use crate::nodes::machine::TaskAnswer;
 use crate::nodes::{InvalidReport, Refusal, sha256_hex};
-use crate::tasks::Seeded;
+use crate::tasks::{Order, Seeded};
 
 /// An enrolment is about 1 KB.
 const ENROL_BYTES_MAX: usize = 16 << 10;
@@ -151,6 +152,9 @@ async fn make_task(
     session: &Session,
     delta: Option<Arc<Image>>,
 ) -> anyhow::Result<SignedTask> {
+    let (record, address) = app.nodes.at_work(&session.node).context("the node is gone")?;
+    // Before anything is written down: what does not fit this node must not begin.
+    let identity = app.tasks.identity(&record, address)?;
     let image = app.images.default_image();
     let joined = (Arc::clone(app), Arc::clone(&image));
     let deployment = blocking(move || joined.0.deployments.join(&joined.1)).await??;
@@ -166,7 +170,8 @@ async fn make_task(
     let given = (Arc::clone(app), session.node.clone(), session.sha256.clone());
     let (id, name, run) = (full.image.id.clone(), full.image.name.clone(), deployment.name.clone());
     let node = blocking(move || given.0.nodes.task_given(&given.1, &given.2, &run, (&id, &name))).await??;
-    app.tasks.sign(&node, &deployment, &full, delta.as_ref(), now_unix_ms())
+    let order = Order { node: &node, identity, deployment: &deployment, full: &full, delta: delta.as_ref() };
+    app.tasks.sign(order, now_unix_ms())
 }
 
 async fn report(

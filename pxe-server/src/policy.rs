@@ -31,7 +31,7 @@ pub(crate) struct Policy {
     /// Who has had what is given only once.
     pub(crate) once: OnceBook,
     /// Behind which relay a node was seen.
-    pub(crate) relays: Relays,
+    pub(crate) relays: Arc<Relays>,
     /// Who has fetched iPXE or shim and not been heard of since.
     pub(crate) fetches: Fetches,
 }
@@ -58,7 +58,8 @@ impl Relays {
         };
     }
 
-    fn of(&self, mac: MacAddr) -> Option<Ipv4Addr> {
+    /// The relay in front of a machine.
+    pub(crate) fn of(&self, mac: MacAddr) -> Option<Ipv4Addr> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&mac).copied()
     }
 }

@@ -78,22 +78,13 @@ pub(crate) async fn serve(
     let admin_address = admin_listener.local_addr().context("asking for the admin API's address")?;
     let (stopper, stop) = Stop::new();
     let mut parts = JoinSet::new();
-    let front = start_front(&site, (&opened, &current), &swarm, &stop, &mut parts).await?;
+    let relays = Arc::new(Relays::default());
+    let front = start_front(&site, (&opened, &current, &relays), &swarm, &stop, &mut parts).await?;
     let _state = opened.state;
     let app = Arc::new(App {
         nodes: opened.nodes,
         deployments: Deployments::open(opened.store)?,
-        tasks: TaskMaker {
-            key: opened.keys.task,
-            address: front.address,
-            http_port: site.http_port,
-            swarm_open: site.swarm_open,
-            layout: site.layout.clone(),
-            authorized_keys: site.authorized_keys.clone(),
-            linger_max_s: site.linger_max_s,
-            handover: site.handover,
-            allow_unsigned: site.untrusted == Untrusted::Allow,
-        },
+        tasks: task_maker(&site, opened.keys.task, front.address, (Arc::clone(&current), relays)),
         site,
         images: opened.images,
         deltas: opened.deltas,
@@ -140,6 +131,27 @@ pub(crate) async fn serve(
     Ok(())
 }
 
+fn task_maker(
+    site: &Site,
+    key: node_api::SigningKey,
+    address: Ipv4Addr,
+    (current, relays): (Arc<Current>, Arc<Relays>),
+) -> TaskMaker {
+    TaskMaker {
+        key,
+        address,
+        http_port: site.http_port,
+        swarm_open: site.swarm_open,
+        layout: site.layout.clone(),
+        authorized_keys: site.authorized_keys.clone(),
+        linger_max_s: site.linger_max_s,
+        handover: site.handover,
+        allow_unsigned: site.untrusted == Untrusted::Allow,
+        site: current,
+        relays,
+    }
+}
+
 /// Everything that can be wrong is found here, before a socket is open.
 fn open(site: &Site, state: &std::path::Path) -> Result<Opened> {
     let state = StateDir::open(state)?;
@@ -157,7 +169,7 @@ fn open(site: &Site, state: &std::path::Path) -> Result<Opened> {
 
 async fn start_front(
     site: &Site,
-    (opened, current): (&Opened, &Arc<Current>),
+    (opened, current, relays): (&Opened, &Arc<Current>, &Arc<Relays>),
     swarm: &Arc<SwarmService>,
     stop: &Stop,
     parts: &mut JoinSet<()>,
@@ -183,7 +195,7 @@ async fn start_front(
         bundle: Arc::clone(&opened.bundle),
         site: Arc::clone(current),
         once: OnceBook::open(opened.store.clone())?,
-        relays: Relays::default(),
+        relays: Arc::clone(relays),
         fetches: Fetches::default(),
     });
     let netboot = Netboot::start(config, policy, opened.store.clone(), swarm.router()).await?;

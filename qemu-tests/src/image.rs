@@ -40,7 +40,7 @@ pub fn cache_dir() -> Result<PathBuf> {
 /// A captured, signed image with what it was made from.
 #[derive(Clone, Debug)]
 pub struct TestImage {
-    /// `debian-12.esir`; manifest, signature, pieces and metainfo lie beside it.
+    /// `NAME.esir`; manifest, signature, pieces and metainfo lie beside it.
     pub image: PathBuf,
     /// The tree that was captured.
     pub tree: PathBuf,
@@ -64,19 +64,47 @@ pub struct BootBundle {
 /// # Errors
 /// Not root, a tool is missing, no mirror answers, or `image-tools` fails; its own words are on the terminal.
 pub fn debian_12(programs: &Programs) -> Result<TestImage> {
+    cached(programs, "debian-12", |key| Ok(Recipe::debian_12(key, &apt_sources()?)))
+}
+
+/// As [`debian_12`], of Debian 13.
+///
+/// # Errors
+/// As [`debian_12`].
+pub fn debian_13(programs: &Programs) -> Result<TestImage> {
+    cached(programs, "debian-13", |key| Ok(Recipe::debian_13(key)))
+}
+
+/// As [`debian_12`], with what Debian's images for clouds have.
+///
+/// # Errors
+/// As [`debian_12`].
+pub fn debian_12_cloud(programs: &Programs) -> Result<TestImage> {
+    cached(programs, "debian-12-cloud", |key| Ok(Recipe::debian_12_cloud(key, &apt_sources()?)))
+}
+
+/// As [`debian_12`], with systemd-boot in GRUB's place.
+///
+/// # Errors
+/// As [`debian_12`].
+pub fn debian_12_systemd_boot(programs: &Programs) -> Result<TestImage> {
+    cached(programs, "debian-12-systemd-boot", |key| Ok(Recipe::debian_12_systemd_boot(key, &apt_sources()?)))
+}
+
+fn cached(programs: &Programs, name: &str, recipe: impl FnOnce(&str) -> Result<Recipe>) -> Result<TestImage> {
     let cache = cache_dir()?;
     let _one_at_a_time = lock(&cache)?;
     let keys = cache.join("keys");
     fs::create_dir_all(&keys)?;
     let ssh_key = ssh_key(&keys)?;
     let (secret_key, public_key) = signing_key(programs, &keys, "image")?;
-    let recipe = Recipe::debian_12(&fs::read_to_string(ssh_key.with_extension("pub"))?, &apt_sources()?);
-    let dir = cache.join(format!("debian-12-{}", recipe.hash().get(..NAME_DIGITS).unwrap_or("recipe")));
+    let recipe = recipe(&fs::read_to_string(ssh_key.with_extension("pub"))?)?;
+    let dir = cache.join(format!("{name}-{}", recipe.hash().get(..NAME_DIGITS).unwrap_or("recipe")));
     let tree = dir.join("tree");
     if !tree.is_dir() {
         make_once(&dir, |partial| recipe.build(&partial.join("tree")))?;
     }
-    let image = dir.join("debian-12.esir");
+    let image = dir.join(format!("{name}.esir"));
     if !is_current(programs, &image) {
         eprintln!("capturing {} as {}", tree.display(), image.display());
         capture(programs, &tree, &image, &secret_key)?;
@@ -148,7 +176,9 @@ pub fn forget() -> Result<()> {
     let _one_at_a_time = lock(&cache)?;
     for entry in fs::read_dir(&cache)?.flatten() {
         let name = entry.file_name();
-        if ["debian-12-", "bundle-", "tree-"].iter().any(|prefix| name.to_string_lossy().starts_with(prefix))
+        if ["debian-12-", "debian-13-", "bundle-", "tree-"]
+            .iter()
+            .any(|prefix| name.to_string_lossy().starts_with(prefix))
         {
             fs::remove_dir_all(entry.path())
                 .with_context(|| format!("removing {}", entry.path().display()))?;

@@ -46,8 +46,16 @@ impl LabOptions {
     /// # Errors
     /// Programs are not built, or the image or the bundle cannot be made.
     pub fn debian_12() -> Result<(Self, TestImage)> {
+        Self::of(crate::image::debian_12)
+    }
+
+    /// As [`Self::debian_12`] with another image.
+    ///
+    /// # Errors
+    /// As [`Self::debian_12`].
+    pub fn of(image: impl FnOnce(&Programs) -> Result<TestImage>) -> Result<(Self, TestImage)> {
         let programs = Programs::find()?;
-        let image = crate::image::debian_12(&programs)?;
+        let image = image(&programs)?;
         let bundle = crate::image::boot_bundle(&programs)?;
         let trusted = vec![image.public_key.clone()];
         let server = ServerOptions { image: image.image.clone(), trusted, ..ServerOptions::default() };
@@ -173,6 +181,21 @@ impl Lab {
         host_keys: &[String],
         line: &str,
     ) -> Result<String> {
+        self.ssh_as("root", key, address, host_keys, line).await
+    }
+
+    /// As [`Self::ssh`] with another user.
+    ///
+    /// # Errors
+    /// As [`Self::ssh`].
+    pub async fn ssh_as(
+        &self,
+        user: &str,
+        key: &Path,
+        address: Ipv4Addr,
+        host_keys: &[String],
+        line: &str,
+    ) -> Result<String> {
         let known = self.dir().join(format!("known-{address}"));
         let lines: String = host_keys.iter().map(|key| format!("{address} {key}\n")).collect();
         std::fs::write(&known, lines)?;
@@ -180,7 +203,7 @@ impl Lab {
         let mut ssh = Command::from(self.shared.network.command("ssh"));
         ssh.arg("-i").arg(private).arg("-o").arg(format!("UserKnownHostsFile={}", known.display()));
         ssh.args(["-o", "StrictHostKeyChecking=yes", "-o", "BatchMode=yes", "-o", "ConnectTimeout=30"]);
-        ssh.arg(format!("root@{address}")).arg(line).stdin(Stdio::null()).kill_on_drop(true);
+        ssh.arg(format!("{user}@{address}")).arg(line).stdin(Stdio::null()).kill_on_drop(true);
         let output = ssh.output().await.context("running ssh")?;
         if !output.status.success() {
             bail!("ssh to {address}, `{line}`: {}", String::from_utf8_lossy(&output.stderr).trim());

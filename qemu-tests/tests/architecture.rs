@@ -7,7 +7,7 @@ use serde_json::Value;
 
 /// The layer of each package, lowest first. A package may depend on its own layer's lower neighbours only by
 /// being named in a lower layer; drivers, engines and formats never name a program.
-const LAYERS: [(&str, u8); 19] = [
+const LAYERS: [(&str, u8); 20] = [
     ("disk-layout", 0),
     ("image-format", 0),
     ("boot-bundle", 0),
@@ -21,6 +21,7 @@ const LAYERS: [(&str, u8); 19] = [
     ("image-apply", 2),
     ("store", 2),
     ("swarm-net", 2),
+    ("system-steps", 2),
     ("lab", 2),
     ("initrd-agent", 3),
     ("pxe-server", 3),

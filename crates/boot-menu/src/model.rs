@@ -1,6 +1,6 @@
 //! The checked model. What is in here holds together: every name that is used exists.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use dhcp_wire::MacAddr;
 
@@ -264,6 +264,15 @@ impl Menus {
     #[must_use]
     pub fn node_name(&self, mac: MacAddr) -> Option<&str> {
         self.nodes.iter().find(|node| node.mac == mac).map(|node| node.name.as_str())
+    }
+
+    /// Every variable that anybody sets.
+    #[must_use]
+    pub fn variable_names(&self) -> BTreeSet<String> {
+        let of_rules =
+            self.groups.iter().map(|group| &group.choice).chain(self.nodes.iter().map(|node| &node.choice));
+        let of_rules = of_rules.chain([&self.default]).flat_map(|choice| choice.vars.keys());
+        self.vars.keys().chain(of_rules).cloned().collect()
     }
 
     /// Hardware addresses and names of the nodes that the site names.

@@ -135,6 +135,18 @@ impl Menus {
         self.rules(facts).iter().find_map(|(_, choice)| choice.secure_boot)
     }
 
+    /// Names of the rules that hold for a node, the first one winning: `node.NAME`, `group.NAME`, `default`.
+    #[must_use]
+    pub fn rule_names(&self, facts: &Facts) -> Vec<String> {
+        self.rules(facts).into_iter().map(|(name, _)| name).collect()
+    }
+
+    /// A node's variables, the built-in ones among them.
+    #[must_use]
+    pub fn variables(&self, facts: &Facts, server: &Server) -> BTreeMap<String, String> {
+        self.values(facts, server, &self.rules(facts))
+    }
+
     fn plan_of<'a>(&'a self, facts: &Facts, server: &Server, start: Start) -> Option<Plan<'a>> {
         let rules = self.rules(facts);
         let local = rules.iter().find_map(|(_, choice)| choice.local).unwrap_or(Local::Auto);

@@ -10,6 +10,7 @@ mod enrol;
 mod keys;
 mod report;
 mod stage;
+mod step;
 mod task;
 
 pub mod paths;
@@ -24,6 +25,7 @@ pub use report::{
     ReportRequest, TrafficCounts,
 };
 pub use stage::{ParseStageError, Stage};
+pub use step::{BootOrder, Contents, Step, StepFile, StepFileKind, StepProgram};
 pub use task::{
     DiskKey, DiskSecret, Handover, ImageTask, LingerRule, NodeIdentity, ReuseTask, SignedTask, SwarmSecret,
     SwarmTask, Task, TaskBinding, TaskError,

@@ -71,6 +71,9 @@ pub enum EventKind {
         traffic: TrafficCounts,
         /// The installed system's public SSH host keys, `ssh-ed25519 AAAA...`, one each.
         host_keys: Vec<String>,
+        /// What was done to make it this node's own: paths of files, and programs with what they said.
+        #[serde(default)]
+        changes: Vec<String>,
     },
     /// A peer gave this node damaged pieces again and again and is shut out: the memory or the disk of the machine
     /// at that address is broken.

@@ -5,7 +5,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use disk_layout::Layout;
 use serde::{Deserialize, Serialize};
 
-use crate::{SigningKey, VerifyingKey};
+use crate::{BootOrder, SigningKey, Step, VerifyingKey};
 
 /// Prefix of the signed bytes, so that a task signature can be used for nothing else.
 const SIGNATURE_DOMAIN: &[u8] = b"esir-task-v1\0";
@@ -175,6 +175,15 @@ pub struct NodeIdentity {
     /// Lines for root's `authorized_keys`.
     #[serde(default)]
     pub authorized_keys: Vec<String>,
+    /// The domain of the host name; the two together are its full name in `/etc/hosts`.
+    #[serde(default)]
+    pub domain: Option<String>,
+    /// Everything else, in order.
+    #[serde(default)]
+    pub steps: Vec<Step>,
+    /// What becomes of the firmware's boot order.
+    #[serde(default)]
+    pub boot_order: BootOrder,
 }
 
 /// When seeding ends.

@@ -96,8 +96,14 @@ impl Reporter {
     }
 
     /// The installed system is complete. Returns the number to wait for with [`Self::stored`].
-    pub(crate) fn installed(&self, image_id: &str, traffic: TrafficCounts, host_keys: Vec<String>) -> u64 {
-        self.event(EventKind::Installed { image_id: image_id.to_owned(), traffic, host_keys })
+    pub(crate) fn installed(
+        &self,
+        image_id: &str,
+        traffic: TrafficCounts,
+        host_keys: Vec<String>,
+        changes: Vec<String>,
+    ) -> u64 {
+        self.event(EventKind::Installed { image_id: image_id.to_owned(), traffic, host_keys, changes })
     }
 
     /// A peer is shut out for damaged pieces.
@@ -282,6 +288,6 @@ mod tests {
         assert_eq!(*next.directives().borrow(), Some(Directive::EndLinger));
         drop(next);
         let last = Reporter::new(Some(directory.path()));
-        assert_eq!(last.installed("ab", TrafficCounts::default(), Vec::new()), 4);
+        assert_eq!(last.installed("ab", TrafficCounts::default(), Vec::new(), Vec::new()), 4);
     }
 }

@@ -1,11 +1,16 @@
 //! `pxe-server check`.
 
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 use anyhow::{Result, bail};
+use boot_menu::{Facts, Firmware};
 use clap::Args;
+use dhcp_wire::MacAddr;
 
+use super::menu::server;
 use crate::site::{Overrides, Site, read_site};
+use crate::tasks::steps;
 
 #[derive(Args)]
 pub(super) struct CheckArguments {
@@ -22,13 +27,34 @@ pub(super) fn read_alone(path: &std::path::Path) -> Result<Site> {
 /// `pxe-server check`.
 pub(super) fn check(arguments: &CheckArguments) -> Result<()> {
     let site = read_alone(&arguments.site)?;
-    let missing = missing_files(&site);
+    let mut missing = missing_files(&site);
+    missing.extend(unfit_nodes(&site));
     if !missing.is_empty() {
         bail!("{}", missing.join("\n"));
     }
     let nodes = site.menus.nodes().count();
     println!("{}: no problem found; {nodes} nodes are named", arguments.site.display());
     Ok(())
+}
+
+/// Nodes that the site names and that could have no task by its settings.
+fn unfit_nodes(site: &Site) -> Vec<String> {
+    let changeable = site.changeable();
+    let problem = |(mac, name): (MacAddr, &str)| {
+        let facts = Facts {
+            mac,
+            name: name.to_owned(),
+            serial: None,
+            uuid: None,
+            // Stands for any (RFC 5737).
+            address: Some(Ipv4Addr::new(192, 0, 2, 1)),
+            relay: None,
+            firmware: Firmware::Uefi,
+        };
+        let made = steps(&changeable, &facts, &server(site), "");
+        made.err().map(|error| format!("the settings of systems do not fit {name}: {error}"))
+    };
+    site.menus.nodes().filter_map(problem).collect()
 }
 
 /// Files that menus name and nobody put there.

@@ -124,13 +124,13 @@ fn preview(arguments: &NodeArguments) -> Result<()> {
 }
 
 /// As the server would name it if no other node had the name.
-fn sample_name(site: &Site, given: Option<String>, mac: MacAddr) -> String {
+pub(super) fn sample_name(site: &Site, given: Option<String>, mac: MacAddr) -> String {
     let digits = mac.to_string().replace(':', "");
     let made = || format!("node-{}", digits.get(6..).unwrap_or_default());
     given.or_else(|| site.menus.node_name(mac).map(str::to_owned)).unwrap_or_else(made)
 }
 
-fn server(site: &Site) -> Server {
+pub(super) fn server(site: &Site) -> Server {
     let found =
         site.interface.as_deref().and_then(|interface| netboot::server_address(interface, site.address));
     let address = found.or(site.address).unwrap_or(Ipv4Addr::LOCALHOST);

@@ -8,6 +8,7 @@ mod menu;
 mod nodes;
 mod report;
 mod seed;
+mod system;
 mod text;
 mod watch;
 
@@ -55,6 +56,9 @@ enum Command {
     /// Show what a node would get, before any server does
     #[command(subcommand)]
     Menu(menu::MenuCommand),
+    /// Show what would make a node's installed system its own, before any node does it
+    #[command(subcommand)]
+    System(system::SystemCommand),
     /// Show what the site's layout would do to nodes' disks, before it does
     #[command(subcommand)]
     Layout(layout::LayoutCommand),
@@ -133,6 +137,7 @@ fn dispatch(command: Command) -> Result<()> {
         Command::Check(arguments) => check::check(&arguments),
         Command::Doctor(arguments) => doctor::doctor(&arguments),
         Command::Menu(command) => menu::menu(&command),
+        Command::System(command) => system::system(&command),
         Command::Layout(command) => layout::layout(&command),
         Command::Seed(arguments) => {
             log_to_standard_error("warn");

@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use boot_menu::Menus;
+use system_steps::Systems;
 
 pub(crate) use answer::{Give, answer, facts};
 pub(crate) use once::{OnceBook, once_key};
@@ -23,6 +24,8 @@ pub(crate) struct Changeable {
     pub(crate) menu_files: Option<PathBuf>,
     /// Added to the agent's kernel command line.
     pub(crate) boot_arguments: String,
+    /// What installed systems are beside their names and keys.
+    pub(crate) systems: Systems,
 }
 
 /// The newest good version of it. A reader keeps what it has: no transfer and no script is half old, half new.

@@ -188,6 +188,11 @@ impl Nodes {
         inner.nodes.get(name)?.record.identity.clone()
     }
 
+    /// A node's record and where its agent speaks from.
+    pub(crate) fn at_work(&self, name: &str) -> Option<(NodeRecord, Option<IpAddr>)> {
+        self.lock().nodes.get(name).map(|entry| (entry.record.clone(), entry.live.address))
+    }
+
     fn boot(&self, mac: MacAddr, purpose: Purpose) -> Result<Boot> {
         let name = self.keep(mac)?;
         let token = hex::encode(random::<16>()?);

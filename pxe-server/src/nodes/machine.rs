@@ -167,6 +167,7 @@ impl<'a> Transition<'a> {
             session_sha256,
             boot_nonce: body.boot_nonce.clone(),
             node_key: body.node_key.clone(),
+            mac: body.mac.clone(),
             enrolled_unix_ms: self.now_unix_ms,
             stored_sequence,
             kernel_unix_ms,
@@ -335,7 +336,7 @@ impl<'a> Transition<'a> {
             EventKind::Failed { stage, code, message, recovery } => {
                 self.failed(*stage, clean(code), clean(message), *recovery);
             }
-            EventKind::Installed { image_id, traffic, host_keys } => {
+            EventKind::Installed { image_id, traffic, host_keys, changes: _ } => {
                 let image_id = clean(image_id);
                 if let Some(run) = self.record.run.as_mut() {
                     run.traffic = Some(*traffic);

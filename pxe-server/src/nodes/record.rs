@@ -121,6 +121,9 @@ pub(crate) struct BootSession {
     pub(crate) boot_nonce: String,
     /// The key that PID 1 made, hex.
     pub(crate) node_key: String,
+    /// The NIC that booted.
+    #[serde(default)]
+    pub(crate) mac: String,
     /// When it enrolled.
     pub(crate) enrolled_unix_ms: u64,
     /// Highest event sequence that is stored.

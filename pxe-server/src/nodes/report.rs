@@ -9,6 +9,7 @@ use store::{Expect, Write};
 
 use super::machine::Transition;
 use super::record::NodeState;
+use super::text::clean;
 use super::{Inner, Nodes, mac_key};
 use crate::clock::now_unix_ms;
 
@@ -18,6 +19,8 @@ const EVENTS_MAX: usize = 256;
 const LOG_LINES_MAX: usize = 2000;
 /// Devices of one inventory; the largest servers have a few hundred.
 const DEVICES_MAX: usize = 4096;
+/// What was done to one installed system; programs come first, files after them.
+const CHANGES_MAX: usize = 512;
 /// NICs of one node.
 const NICS_MAX: usize = 64;
 
@@ -67,6 +70,12 @@ impl Nodes {
                 }
                 for event in &report.events {
                     transition.event(event);
+                    if let EventKind::Installed { changes, .. } = &event.kind {
+                        let changes: Vec<String> =
+                            changes.iter().take(CHANGES_MAX).map(|text| clean(text)).collect();
+                        let key = format!("changes/{}", transition.record.name);
+                        writes.push(Write::put(key, Expect::Anything, serde_json::to_vec(&changes)?));
+                    }
                 }
                 if let Some(inventory) = &report.inventory {
                     self.take_inventory(transition, inventory, writes)?;

@@ -84,7 +84,12 @@ impl World {
 
     fn install(&mut self) {
         let traffic = TrafficCounts::default();
-        self.event(EventKind::Installed { image_id: "aa".into(), traffic, host_keys: vec![] });
+        self.event(EventKind::Installed {
+            image_id: "aa".into(),
+            traffic,
+            host_keys: vec![],
+            changes: vec![],
+        });
     }
 }
 

@@ -101,6 +101,9 @@ pub(crate) struct NodeDetail {
     pub(crate) log: Vec<LogLine>,
     /// What its agent found.
     pub(crate) inventory: Option<Inventory>,
+    /// What its agent did to make the installed system its own: programs with what they said, then files.
+    #[serde(default)]
+    pub(crate) changes: Vec<String>,
 }
 
 impl Nodes {
@@ -130,7 +133,9 @@ impl Nodes {
             history.iter().filter_map(|(_, entry)| serde_json::from_slice(&entry.value).ok()).collect();
         let inventory = self.store.get(&format!("inventory/{name}"))?;
         let inventory = inventory.and_then(|found| serde_json::from_slice(&found.value).ok());
-        Ok(Some(NodeDetail { node, machine_id, software, created_unix_ms, history, log, inventory }))
+        let changes = self.store.get(&format!("changes/{name}"))?;
+        let changes = changes.and_then(|found| serde_json::from_slice(&found.value).ok()).unwrap_or_default();
+        Ok(Some(NodeDetail { node, machine_id, software, created_unix_ms, history, log, inventory, changes }))
     }
 }
 

@@ -24,7 +24,7 @@ fn policy(text: &str) -> (Policy, Store, tempfile::TempDir) {
         bundle: Arc::new(Bundle::open(folder.path(), &trust()).unwrap()),
         site: Arc::new(Current::new(site.changeable())),
         once: OnceBook::open(store.clone()).unwrap(),
-        relays: Relays::default(),
+        relays: Arc::default(),
         fetches: Fetches::default(),
     };
     (policy, store, folder)

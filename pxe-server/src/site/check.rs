@@ -53,6 +53,7 @@ impl<'a> Checker<'a> {
         let all_in_base =
             |paths: Option<Vec<PathBuf>>| paths.unwrap_or_default().into_iter().map(in_base).collect();
         let menus = self.menus(std::mem::take(&mut raw.menus), &raw.nodes);
+        let systems = self.systems(&mut raw, &menus, base);
         let menu_files = self.menu_files(raw.boot.menu_files, base);
         let layout = self.layout(raw.layout);
         let mut trust: Vec<PathBuf> = all_in_base(raw.image.trust);
@@ -98,6 +99,7 @@ impl<'a> Checker<'a> {
             nodes: self.nodes(&raw.nodes),
             menus,
             menu_files,
+            systems,
         };
         self.with_overrides(site, overrides)
     }

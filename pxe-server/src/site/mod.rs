@@ -8,6 +8,7 @@ mod check;
 mod dhcp;
 mod menus;
 mod raw;
+mod systems;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -18,6 +19,7 @@ use dhcp_wire::MacAddr;
 use disk_layout::Layout;
 use node_api::Handover;
 use serde::de::DeserializeOwned;
+use system_steps::{RawSystem, Systems};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue, ValueDeserializer};
 
@@ -83,6 +85,8 @@ pub(crate) struct Site {
     pub(crate) menus: Menus,
     /// Directory of the files that menus name.
     pub(crate) menu_files: Option<PathBuf>,
+    /// What installed systems are beside their names and keys.
+    pub(crate) systems: Systems,
 }
 
 impl Site {
@@ -92,6 +96,7 @@ impl Site {
             menus: self.menus.clone(),
             menu_files: self.menu_files.clone(),
             boot_arguments: self.boot_arguments.clone(),
+            systems: self.systems.clone(),
         }
     }
 
@@ -220,13 +225,18 @@ fn parse_raw(text: &str, checker: &mut Checker<'_>) -> RawSite {
             "access" => raw.access = section(value, checker).unwrap_or_default(),
             "deploy" => raw.deploy = section(value, checker).unwrap_or_default(),
             "node" => raw.nodes = section(value, checker).unwrap_or_default(),
+            "system" => raw.system = section(value, checker),
             other => {
+                let mut value = value;
+                if other == "group" {
+                    raw.group_systems = group_systems(&mut value, checker);
+                }
                 if raw.menus.take(other, value).is_some() {
                     checker.problem(
                         Some(key.span()),
                         format!(
                             "there is no section `{other}`; the sections are name, server, dhcp, image, approve, \
-                             boot, swarm, layout, access, deploy, node, {}",
+                             boot, swarm, layout, access, deploy, node, system, {}",
                             boot_menu::SECTIONS.join(", ")
                         ),
                     );
@@ -235,6 +245,24 @@ fn parse_raw(text: &str, checker: &mut Checker<'_>) -> RawSite {
         }
     }
     raw
+}
+
+/// Takes the `system` tables out of `[group.NAME]`; the rest of a group is about menus.
+fn group_systems(
+    groups: &mut Spanned<DeValue<'_>>,
+    checker: &mut Checker<'_>,
+) -> Vec<(String, Spanned<RawSystem>)> {
+    let DeValue::Table(groups) = groups.get_mut() else { return Vec::new() };
+    let mut found = Vec::new();
+    for (name, group) in groups.iter_mut() {
+        let DeValue::Table(group) = group.get_mut() else { continue };
+        if let Some(value) = group.remove("system")
+            && let Some(system) = section(value, checker)
+        {
+            found.push((name.get_ref().clone().into_owned(), system));
+        }
+    }
+    found
 }
 
 fn section<T: DeserializeOwned>(value: Spanned<DeValue<'_>>, checker: &mut Checker<'_>) -> Option<T> {

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use disk_layout::Layout;
 use node_api::Handover;
 use serde::Deserialize;
+use system_steps::RawSystem;
 use toml::Spanned;
 
 use super::dhcp::RawDhcp;
@@ -25,6 +26,9 @@ pub(crate) struct RawSite {
     pub(crate) deploy: RawDeploy,
     pub(crate) nodes: Vec<RawNode>,
     pub(crate) menus: boot_menu::Sections,
+    pub(crate) system: Option<Spanned<RawSystem>>,
+    /// `[group.NAME.system]`, by the group's name.
+    pub(crate) group_systems: Vec<(String, Spanned<RawSystem>)>,
 }
 
 /// `[server]`: where this server is reached.
@@ -152,7 +156,9 @@ pub(crate) struct RawNode {
     pub(crate) local: Option<Spanned<String>>,
     /// Whether its UEFI gets only loaders that are signed. Default: found out.
     pub(crate) secure_boot: Option<bool>,
-    /// Variables of its menus.
+    /// Variables of its menus and templates.
     #[serde(default)]
     pub(crate) vars: BTreeMap<String, Spanned<String>>,
+    /// What its installed system is beside what `[system]` and its groups say.
+    pub(crate) system: Option<Spanned<RawSystem>>,
 }

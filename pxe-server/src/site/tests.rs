@@ -155,3 +155,50 @@ fn mistakes_in_menus_have_their_line() {
         &["2: local = \"exit3\"", "6: node.group", "7: node.boot"],
     );
 }
+
+const SYSTEMS: &str = "[system]\nfiles = ['files/common']\n[vars]\nrack = 'r1'\n\
+                       [group.gpu]\nmatch = { hosts = 'g[1-4]' }\n[group.gpu.system]\nenable = ['nvidia-persistenced']\n\
+                       [[node]]\nmac = '52:54:00:00:00:01'\nname = 'g1'\ngroup = 'gpu'\nvars = { rack = 'r2' }\n\
+                       [node.system.network]\naddress = '10.77.0.11/24'\n";
+
+#[test]
+fn tables_of_systems_hold_by_the_rules_that_menus_have_and_overlays_are_read_beside_the_file() {
+    use boot_menu::{Facts, Firmware, Server};
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir_all(dir.path().join("files/common/etc")).unwrap();
+    std::fs::write(dir.path().join("files/common/etc/motd.tmpl"), "${name} ${rack}").unwrap();
+    std::os::unix::fs::symlink("/nowhere", dir.path().join("files/common/etc/link")).unwrap();
+    let site = parse_site("site.toml", SYSTEMS, Some(dir.path()), &overrides()).unwrap();
+    let facts = Facts {
+        mac: "52:54:00:00:00:01".parse().unwrap(),
+        name: "g1".into(),
+        serial: None,
+        uuid: None,
+        address: None,
+        relay: None,
+        firmware: Firmware::Bios,
+    };
+    let server = Server { http: "10.77.0.1:80".parse().unwrap(), script_url: String::new() };
+    let made = crate::tasks::steps(&site.changeable(), &facts, &server, "00").unwrap();
+    let shown = format!("{made:#}");
+    for words in
+        ["| g1 r2", "link    /etc/link -> /nowhere", "nvidia-persistenced.service", "Address=10.77.0.11/24"]
+    {
+        assert!(shown.contains(words), "{words} is not in\n{shown}");
+    }
+}
+
+#[test]
+fn mistakes_in_tables_of_systems_have_their_line() {
+    check(
+        "[system]\nfiles = ['/nowhere/at/all']\n[group.a.system]\ndomain = 'a b'\nwhat = 1\n\
+         [group.b.system]\nhooks = ['/nowhere.sh']\n\
+         [[node]]\nmac = '52:54:00:00:00:01'\nname = 'n1'\n[node.system.user.x]\npassword = 'secret'\n",
+        &[
+            "5: unknown field `what`",
+            "2: system.files: /nowhere/at/all cannot be read",
+            "7: /nowhere.sh cannot be read",
+            "12: user.password is no hash",
+        ],
+    );
+}

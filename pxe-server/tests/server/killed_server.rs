@@ -68,7 +68,12 @@ async fn live(mut agent: Agent) -> (String, Vec<String>) {
         acknowledged.push(format!("finished fetch: {detail}"));
     }
     let traffic = TrafficCounts::default();
-    let installed = agent.event(EventKind::Installed { image_id: "aa".into(), traffic, host_keys: vec![] });
+    let installed = agent.event(EventKind::Installed {
+        image_id: "aa".into(),
+        traffic,
+        host_keys: vec![],
+        changes: vec![],
+    });
     report(&agent, installed).await;
     let handover = agent.event(EventKind::Entered { stage: Stage::Handover });
     report(&agent, handover).await;

@@ -30,6 +30,9 @@ pub struct NodeView {
     pub stages: Vec<StageSpan>,
     /// What the server put on its disk.
     pub installed: Option<Installed>,
+    /// What its agent did to make its system its own; only where one node was asked for.
+    #[serde(default)]
+    pub changes: Vec<String>,
 }
 
 /// What the server put on a node's disk.

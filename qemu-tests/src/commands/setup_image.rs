@@ -13,6 +13,9 @@ pub(crate) struct SetupImageArguments {
     /// Makes the Debian tree again from today's mirrors.
     #[arg(long)]
     again: bool,
+    /// Makes the images of the slow stories too: Debian 13, a cloud's Debian 12, one with systemd-boot.
+    #[arg(long)]
+    all: bool,
 }
 
 pub(crate) fn run(arguments: &SetupImageArguments) -> Result<ExitCode> {
@@ -22,6 +25,11 @@ pub(crate) fn run(arguments: &SetupImageArguments) -> Result<ExitCode> {
     }
     let programs = Programs::find()?;
     let made = image::debian_12(&programs)?;
+    if arguments.all {
+        for make in [image::debian_13, image::debian_12_cloud, image::debian_12_systemd_boot] {
+            println!("image       {}", make(&programs)?.image.display());
+        }
+    }
     let bundle = image::boot_bundle(&programs)?;
     println!("image       {}", made.image.display());
     println!("tree        {}", made.tree.display());

@@ -13,9 +13,12 @@ use super::{say_and_run, write_file};
 pub const ROOT_PASSWORD: &str = "esir";
 
 pub(super) const SUITE: &str = "bookworm";
+/// Debian 13. Its packages come from Debian's own mirror, because a machine with Debian 12 has no source of them.
+const SUITE_13: &str = "trixie";
+const SOURCE_13: &str = "deb http://deb.debian.org/debian trixie main";
 
-/// A server that is small but real: kernel, init, network, ssh, and both boot loaders as Debian signs them.
-const PACKAGES: [&str; 15] = [
+/// A server that is small but real: kernel, init, network, ssh.
+const PACKAGES: [&str; 9] = [
     "linux-image-amd64",
     "initramfs-tools",
     "zstd", // initramfs-tools compresses with it, and the kernel unpacks it fastest
@@ -25,13 +28,13 @@ const PACKAGES: [&str; 15] = [
     "login",
     "iproute2",
     "openssh-server",
-    "grub2-common",
-    "grub-pc-bin",
-    "grub-efi-amd64-bin",
-    "grub-efi-amd64-signed",
-    "shim-signed",
-    "e2fsprogs",
 ];
+/// Both boot loaders as Debian signs them.
+const GRUB: [&str; 5] =
+    ["grub2-common", "grub-pc-bin", "grub-efi-amd64-bin", "grub-efi-amd64-signed", "shim-signed"];
+
+const DHCP_EVERYWHERE: &str = "etc/systemd/network/80-dhcp.network";
+const GRUB_DEFAULTS: &str = "etc/default/grub";
 
 /// Units that a minimal Debian leaves off.
 const UNITS: [&str; 2] = ["systemd-networkd.service", "serial-getty@ttyS0.service"];
@@ -43,6 +46,8 @@ const OF_ONE_MACHINE: [&str; 4] =
 /// One image tree to build.
 #[derive(Clone, Debug)]
 pub struct Recipe {
+    suite: &'static str,
+    packages: Vec<&'static str>,
     files: Vec<(&'static str, u32, String)>,
     sources: Vec<PathBuf>,
 }
@@ -56,8 +61,8 @@ impl Recipe {
                     GRUB_CMDLINE_LINUX_DEFAULT=\"\"\nGRUB_CMDLINE_LINUX=\"console=tty0 console=ttyS0,115200\"\n\
                     GRUB_TERMINAL=\"console serial\"\nGRUB_SERIAL_COMMAND=\"serial --unit=0 --speed=115200\"\n";
         let files = vec![
-            ("etc/systemd/network/80-dhcp.network", 0o644, network.to_owned()),
-            ("etc/default/grub", 0o644, grub.to_owned()),
+            (DHCP_EVERYWHERE, 0o644, network.to_owned()),
+            (GRUB_DEFAULTS, 0o644, grub.to_owned()),
             ("root/.ssh/authorized_keys", 0o600, ssh_key.to_owned()),
             (
                 "etc/hosts",
@@ -67,14 +72,46 @@ impl Recipe {
             ("etc/fstab", 0o644, String::new()),
             ("etc/machine-id", 0o444, String::new()),
         ];
-        Self { files, sources: sources.to_vec() }
+        let packages = [&PACKAGES[..], &GRUB, &["e2fsprogs"]].concat();
+        Self { suite: SUITE, packages, files, sources: sources.to_vec() }
+    }
+
+    /// Debian 13 in the same shape, with sudo.
+    #[must_use]
+    pub fn debian_13(ssh_key: &str) -> Self {
+        let mut recipe = Self::debian_12(ssh_key, &[SOURCE_13.into()]);
+        recipe.suite = SUITE_13;
+        recipe.packages.push("sudo");
+        recipe
+    }
+
+    /// What Debian's images for clouds are beside that: cloud-init, netplan and sudo.
+    #[must_use]
+    pub fn debian_12_cloud(ssh_key: &str, sources: &[PathBuf]) -> Self {
+        let mut recipe = Self::debian_12(ssh_key, sources);
+        recipe.packages.extend(["cloud-init", "netplan.io", "sudo"]);
+        // Theirs have no network of their own: cloud-init makes it.
+        recipe.files.retain(|(path, ..)| *path != DHCP_EVERYWHERE);
+        recipe
+    }
+
+    /// Started by systemd-boot, without GRUB.
+    #[must_use]
+    pub fn debian_12_systemd_boot(ssh_key: &str, sources: &[PathBuf]) -> Self {
+        let mut recipe = Self::debian_12(ssh_key, sources);
+        recipe.packages.retain(|package| !GRUB.contains(package));
+        recipe.packages.push("systemd-boot");
+        recipe.files.retain(|(path, ..)| *path != GRUB_DEFAULTS);
+        let words = "root=UUID=00000000-0000-4000-8000-000000000000 ro console=tty0 console=ttyS0,115200\n";
+        recipe.files.push(("etc/kernel/cmdline", 0o644, words.to_owned()));
+        recipe
     }
 
     /// Changes with everything that decides the tree but the mirror's state, hex.
     #[must_use]
     pub fn hash(&self) -> String {
-        let text =
-            format!("{SUITE} {PACKAGES:?} {UNITS:?} {OF_ONE_MACHINE:?} {ROOT_PASSWORD} {:?}", self.files);
+        let Self { suite, packages, files, .. } = self;
+        let text = format!("{suite} {packages:?} {UNITS:?} {OF_ONE_MACHINE:?} {ROOT_PASSWORD} {files:?}");
         blake3::hash(text.as_bytes()).to_hex().to_string()
     }
 
@@ -85,8 +122,8 @@ impl Recipe {
     pub(super) fn build(&self, tree: &Path) -> Result<()> {
         let mut bootstrap = Command::new("mmdebstrap");
         bootstrap.args(["--variant=minbase", "--format=directory", "--mode=root"]);
-        bootstrap.arg(format!("--include={}", PACKAGES.join(",")));
-        bootstrap.arg(SUITE).arg(tree).args(&self.sources);
+        bootstrap.arg(format!("--include={}", self.packages.join(",")));
+        bootstrap.arg(self.suite).arg(tree).args(&self.sources);
         say_and_run(&mut bootstrap)?;
         for (path, mode, text) in &self.files {
             write_file(&tree.join(path), *mode, text)?;

@@ -3,8 +3,10 @@
 //! Skipped, and said so, when the process is not root, QEMU is absent, or `ESIR_SKIP_VM` is set.
 #![forbid(unsafe_code)]
 
+mod cloud_image;
 mod debian_image;
 mod firmware;
+mod own_system;
 mod secure_boot;
 mod server_killed_in_mid_fetch;
 mod two_disks;
@@ -29,7 +31,7 @@ struct Story {
 type Telling = Pin<Box<dyn Future<Output = Result<()>> + Send>>;
 
 /// In the order of what they need: the cheap ones first.
-const STORIES: [Story; 7] = [
+const STORIES: [Story; 9] = [
     Story {
         name: "the Debian image lists with tar and comes out as it went in",
         tell: || Box::pin(debian_image::tell()),
@@ -51,8 +53,16 @@ const STORIES: [Story; 7] = [
         tell: || Box::pin(secure_boot::tell()),
     },
     Story {
+        name: "a node has the users, the files, the network and the hook of its group",
+        tell: || Box::pin(own_system::tell()),
+    },
+    Story {
         name: "two machines of different kinds become two running servers and stay so",
         tell: || Box::pin(two_machines::tell()),
+    },
+    Story {
+        name: "an image of a cloud finds its seed, and cloud-init undoes nothing",
+        tell: || Box::pin(cloud_image::tell()),
     },
     Story {
         name: "a node goes on when the server is killed in mid-fetch and started again",

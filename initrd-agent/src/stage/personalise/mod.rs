@@ -1,12 +1,15 @@
-//! Makes the written disk this node's own and bootable: names, keys, network, boot loaders.
+//! Makes the written disk this node's own and bootable: names, keys, the task's steps, initramfs, boot loaders.
 //!
-//! Everything is read back before the last step, [`boot::commit`], which writes what firmware looks at. Until
-//! then the disk does not boot.
+//! Done again, it makes the same files. Everything is read back before the last step, [`boot::commit`], which writes
+//! what firmware looks at. Until then the disk does not boot.
 
+mod accounts;
 mod boot;
+mod initramfs;
 mod names;
-mod network;
 mod nvram;
+mod references;
+mod steps;
 mod tree;
 
 use std::path::{Path, PathBuf};
@@ -19,10 +22,14 @@ use crate::chroot::{Chroot, ChrootError};
 use crate::disk;
 use crate::failure::StageError;
 use boot::{BootError, BootPlace};
+use initramfs::InitramfsError;
+use steps::StepFailure;
 use tree::{Tree, TreeError};
 
 /// Three key pairs; RSA takes longest, up to a minute on an emulated processor.
 const KEYGEN_LIMIT: Duration = Duration::from_secs(240);
+/// What programs of steps change beside their own files.
+const ACCOUNT_FILES: [&str; 4] = ["/etc/passwd", "/etc/shadow", "/etc/group", "/etc/gshadow"];
 /// Where an installed system keeps what it was made from, for inventory and delta deployments.
 const RECORD_FOLDER: &str = "/var/lib/esir";
 
@@ -39,8 +46,6 @@ pub(crate) struct Personal<'a> {
     pub(crate) firmware: FirmwareKind,
     /// From the task.
     pub(crate) identity: &'a NodeIdentity,
-    /// Hardware address of the NIC that booted.
-    pub(crate) boot_mac: [u8; 6],
     /// The image's manifest, as signed.
     pub(crate) manifest: &'a [u8],
     /// The image's table of contents, compressed as in the image.
@@ -54,6 +59,8 @@ pub(crate) struct Personal<'a> {
 pub(crate) struct OwnSystem {
     /// Its public SSH host keys, one line each.
     pub(crate) host_keys: Vec<String>,
+    /// What was written and run, one line each.
+    pub(crate) changes: Vec<String>,
 }
 
 /// Why the disk could not be made this node's own. It does not boot.
@@ -65,6 +72,12 @@ pub(crate) enum PersonaliseError {
     /// The kernel's file systems or a program of the image.
     #[error(transparent)]
     Program(#[from] ChrootError),
+    /// What the site wants beside names and keys.
+    #[error(transparent)]
+    Step(#[from] StepFailure),
+    /// What the kernel starts from.
+    #[error(transparent)]
+    Initramfs(#[from] InitramfsError),
     /// The boot loaders.
     #[error(transparent)]
     Boot(#[from] BootError),
@@ -78,6 +91,9 @@ impl StageError for PersonaliseError {
         match self {
             Self::File(_) => "personalise-file",
             Self::Program(_) => "personalise-program",
+            Self::Step(StepFailure::Program(..)) => "step-program",
+            Self::Step(_) => "step-file",
+            Self::Initramfs(_) => "initramfs",
             Self::Boot(BootError::NoLoader(_)) => "no-boot-loader",
             Self::Boot(BootError::NoPartition(_)) => "no-boot-partition",
             Self::Boot(_) => "boot-loader",
@@ -97,43 +113,82 @@ impl StageError for PersonaliseError {
 /// [`PersonaliseError`]; the disk does not boot then.
 pub(crate) async fn make_own(personal: &Personal<'_>) -> Result<OwnSystem, PersonaliseError> {
     let mut tree = Tree::open(personal.root)?;
-    names::write_names(&mut tree, personal.identity, &personal.plan.fstab())?;
-    names::write_authorized_keys(&mut tree, &personal.identity.authorized_keys)?;
-    let manager = network::write_network(&mut tree, personal.boot_mac)?;
-    tracing::info!("named {}, network by {manager:?}", personal.identity.hostname);
-    tree.write(format!("{RECORD_FOLDER}/manifest"), personal.manifest, 0o644)?;
-    tree.write(format!("{RECORD_FOLDER}/toc"), personal.table, 0o644)?;
-    tree.write(format!("{RECORD_FOLDER}/installed.json"), personal.record.as_bytes(), 0o644)?;
-
+    let renamed = write_names(&mut tree, personal)?;
+    make_host_keys(&mut tree, personal).await?;
+    let mut changes = steps::follow(&mut tree, personal.root, &personal.identity.steps).await?;
+    for path in tree.accept(&ACCOUNT_FILES) {
+        changes.push(format!("a program changed {}", path.display()));
+    }
+    relabel_at_start(&mut tree)?;
     let chroot = Chroot::open(personal.root)?;
-    make_host_keys(&tree, &chroot).await?;
-    let mut esp = personal.esp.as_deref().map(Tree::open).transpose()?;
-    let place = BootPlace { plan: personal.plan, firmware: personal.firmware, chroot: &chroot };
-    let prepared = boot::prepare(&place, &tree, esp.as_mut()).await?;
+    let built = initramfs::fit(&mut tree, &chroot, renamed).await?;
+    changes.extend(built.map(|why| format!("built the initramfs anew: {why}")));
 
+    let mut esp = personal.esp.as_deref().map(Tree::open).transpose()?;
+    let place = BootPlace {
+        plan: personal.plan,
+        firmware: personal.firmware,
+        chroot: &chroot,
+        machine_id: &personal.identity.machine_id,
+    };
+    let prepared = boot::prepare(&place, &mut tree, esp.as_mut()).await?;
     flush(personal)?;
     read_back(&tree, esp.as_ref())?;
-    boot::commit(prepared, &chroot, esp.as_mut()).await?;
+    boot::commit(prepared, &chroot, &tree, esp.as_mut()).await?;
     if personal.firmware == FirmwareKind::Uefi {
-        match nvram::write_boot_entry(personal.plan) {
-            Ok(done) => tracing::info!("{done}"),
+        match nvram::write_boot_entry(personal.plan, personal.identity.boot_order) {
+            Ok(done) => changes.push(done),
             Err(error) => tracing::warn!("no boot entry, the removable path has to do: {error}"),
         }
     }
     flush(personal)?;
     read_back(&tree, esp.as_ref())?;
-    Ok(OwnSystem { host_keys: names::public_host_keys(&tree) })
+    changes.extend(tree.written().map(|path| path.display().to_string()));
+    changes.extend(esp.iter().flat_map(Tree::written).map(|path| format!("ESP: {}", path.display())));
+    tracing::info!("{} files and programs made it this node's own", changes.len());
+    Ok(OwnSystem { host_keys: names::public_host_keys(&tree), changes })
 }
 
-/// New host keys by the image's own ssh-keygen, so that no two nodes share one.
-async fn make_host_keys(tree: &Tree, chroot: &Chroot) -> Result<(), PersonaliseError> {
+/// Names, root's keys and the record; true if something changed that an initramfs was built with.
+fn write_names(tree: &mut Tree, personal: &Personal<'_>) -> Result<bool, TreeError> {
+    let (of_image, of_disk) = (tree.text("/etc/fstab")?, personal.plan.fstab());
+    let renamed = references::rewrite(tree, &of_image, &of_disk)?;
+    names::write_names(tree, personal.identity, &of_disk)?;
+    names::write_authorized_keys(tree, &personal.identity.authorized_keys)?;
+    tree.write(format!("{RECORD_FOLDER}/toc"), personal.table, 0o644)?;
+    tree.write(format!("{RECORD_FOLDER}/installed.json"), personal.record.as_bytes(), 0o644)?;
+    Ok(renamed)
+}
+
+/// New host keys by the image's own ssh-keygen, so that no two nodes share one. Those that this stage made when it was
+/// here before stay.
+async fn make_host_keys(tree: &mut Tree, personal: &Personal<'_>) -> Result<(), PersonaliseError> {
+    let mark = format!("{RECORD_FOLDER}/manifest");
+    if tree.read(&mark)?.as_deref() == Some(personal.manifest) {
+        return Ok(());
+    }
     for name in tree.names("/etc/ssh").into_iter().filter(|name| name.starts_with("ssh_host_")) {
         tree.remove(format!("/etc/ssh/{name}"))?;
     }
-    if chroot.has("ssh-keygen") && tree.exists("/etc/ssh") {
-        chroot.run("ssh-keygen", &["-A"], KEYGEN_LIMIT).await?;
+    if tree.exists("/etc/ssh") {
+        let chroot = Chroot::open(personal.root)?;
+        if chroot.has("ssh-keygen") {
+            chroot.run("ssh-keygen", &["-A"], KEYGEN_LIMIT).await?;
+        }
     }
-    Ok(())
+    let keys: Vec<String> =
+        tree.names("/etc/ssh").into_iter().map(|name| format!("/etc/ssh/{name}")).collect();
+    let made: Vec<&str> = keys.iter().map(String::as_str).filter(|key| key.contains("ssh_host_")).collect();
+    tree.accept(&made);
+    Ok(tree.write(mark, personal.manifest, 0o644)?)
+}
+
+/// What was written here has no SELinux label: this kernel knows no policy. The system gives all its files theirs at
+/// its first start and starts again.
+fn relabel_at_start(tree: &mut Tree) -> Result<(), TreeError> {
+    let config = tree.text("/etc/selinux/config")?;
+    let on = |line: &str| matches!(line.trim(), "SELINUX=enforcing" | "SELINUX=permissive");
+    if config.lines().any(on) { tree.write("/.autorelabel", b"", 0o644) } else { Ok(()) }
 }
 
 /// Everything on the disk, and nothing of it in memory, so that reading it back reads the disk.

@@ -1,12 +1,14 @@
 //! Tells UEFI firmware of the installed system: one boot entry, right behind the one that booted us.
 //!
 //! Best effort, because firmware loses or refuses entries and the removable path boots without one. The entry
-//! that booted us, the network, stays first: the server decides at each start what a node boots.
+//! that booted us, the network, stays first unless the task says otherwise: the server decides at each start what a
+//! node boots.
 
 use std::io;
 use std::path::Path;
 
 use disk_layout::{PartitionRole, Plan, PlannedPartition};
+use node_api::BootOrder;
 
 /// What firmware menus show; also how our entry is found again.
 const LABEL: &str = "ESIR";
@@ -25,25 +27,29 @@ const ACTIVE: u32 = 1;
 ///
 /// # Errors
 /// The firmware shows no variables, has no room for more, or refuses.
-pub(super) fn write_boot_entry(plan: &Plan) -> io::Result<String> {
-    write_boot_entry_below(Path::new(VARIABLES), plan)
+pub(super) fn write_boot_entry(plan: &Plan, policy: BootOrder) -> io::Result<String> {
+    write_boot_entry_below(Path::new(VARIABLES), plan, policy)
 }
 
-fn write_boot_entry_below(variables: &Path, plan: &Plan) -> io::Result<String> {
+fn write_boot_entry_below(variables: &Path, plan: &Plan, policy: BootOrder) -> io::Result<String> {
+    if policy == BootOrder::Untouched {
+        return Ok("the boot order stays untouched".into());
+    }
     let Some(esp) = plan.find(PartitionRole::Esp) else { return Ok("no ESP, so no boot entry".into()) };
     let option = load_option(esp);
     let order = words(&read(variables, "BootOrder")?.unwrap_or_default());
     let current = words(&read(variables, "BootCurrent")?.unwrap_or_default()).first().copied();
     let ours = our_number(variables)?;
     write_if_new(variables, &entry_name(ours), &option)?;
-    let wanted = new_order(&order, current, ours);
+    let first = current.filter(|_| policy == BootOrder::NetworkFirst);
+    let wanted = new_order(&order, first, ours);
     let bytes: Vec<u8> = wanted.iter().flat_map(|number| number.to_le_bytes()).collect();
     write_if_new(variables, "BootOrder", &bytes)?;
     let wanted: Vec<String> = wanted.iter().map(|number| format!("{number:04X}")).collect();
     Ok(format!("boot entry {ours:04X}, boot order {}", wanted.join(",")))
 }
 
-/// What booted us, then ours, then the rest as it was.
+/// What is to stay first, then ours, then the rest as it was.
 fn new_order(order: &[u16], current: Option<u16>, ours: u16) -> Vec<u16> {
     let current = current.filter(|number| *number != ours);
     let rest = order.iter().copied().filter(|number| *number != ours && Some(*number) != current);
@@ -144,15 +150,19 @@ mod tests {
             write_if_new(folder.path(), &entry_name(number), &[1, 0, 0, 0, 0, 0, b'x', 0, 0, 0]).unwrap();
         }
         for _ in 0..2 {
-            write_boot_entry_below(folder.path(), &plan()).unwrap();
+            write_boot_entry_below(folder.path(), &plan(), BootOrder::NetworkFirst).unwrap();
             assert_eq!(order(folder.path()), [3, 2, 0, 1]);
         }
+        write_boot_entry_below(folder.path(), &plan(), BootOrder::Untouched).unwrap();
+        assert_eq!(order(folder.path()), [3, 2, 0, 1]);
+        write_boot_entry_below(folder.path(), &plan(), BootOrder::DiskFirst).unwrap();
+        assert_eq!(order(folder.path()), [2, 3, 0, 1]);
     }
 
     #[test]
     fn a_firmware_without_any_order_gets_one() {
         let folder = tempfile::tempdir().unwrap();
-        write_boot_entry_below(folder.path(), &plan()).unwrap();
+        write_boot_entry_below(folder.path(), &plan(), BootOrder::default()).unwrap();
         assert_eq!(order(folder.path()), [0]);
     }
 

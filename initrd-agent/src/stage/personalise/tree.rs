@@ -1,21 +1,31 @@
 //! Writes files into the installed system as that system itself would see their paths.
 
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags};
+use blake3::{Hash, Hasher};
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, RawMode, ResolveFlags, Stat, Uid};
 
 /// Name under which a file is written before it takes its own.
 const TEMPORARY: &str = ".esir-new";
+/// Copied at a time.
+const BUFFER_BYTES: usize = 64 << 10;
+/// Files at one place of an image that are copied; a full ESP has some dozens.
+const COPIED_MAX: usize = 1000;
 
 /// The root of an installed system. Absolute symbolic links inside it stay inside it.
 #[derive(Debug)]
 pub(crate) struct Tree {
     root: OwnedFd,
-    /// Every file written, with the hash of its contents, for the read-back.
-    written: Vec<(PathBuf, blake3::Hash)>,
+    /// Everything that was written, with its fingerprint, for the read-back.
+    written: Vec<(PathBuf, Hash)>,
 }
+
+/// User and group, by number.
+pub(crate) type Owner = (u32, u32);
+/// Of what belongs to nobody else.
+pub(crate) const ROOT: Owner = (0, 0);
 
 /// A file of the installed system that could not be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -43,6 +53,11 @@ impl Tree {
         self.resolve(path.as_ref(), OFlags::PATH).is_ok()
     }
 
+    /// The first of these paths that leads to something.
+    pub(crate) fn first<'p>(&self, paths: &[&'p str]) -> Option<&'p str> {
+        paths.iter().find(|path| self.exists(path)).copied()
+    }
+
     /// The contents of a file, `None` where there is none.
     ///
     /// # Errors
@@ -52,8 +67,8 @@ impl Tree {
         match self.resolve(path, OFlags::RDONLY) {
             Ok(file) => {
                 let mut bytes = Vec::new();
-                io::Read::read_to_end(&mut std::fs::File::from(file), &mut bytes)
-                    .map_err(|source| TreeError { doing: "reading", path: path.to_owned(), source })?;
+                let read = std::fs::File::from(file).read_to_end(&mut bytes);
+                read.map_err(fail("reading", path))?;
                 Ok(Some(bytes))
             }
             Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => Ok(None),
@@ -61,7 +76,15 @@ impl Tree {
         }
     }
 
-    /// Puts a file with these contents and this mode in the place of whatever had its name.
+    /// The text of a file, empty where there is none.
+    ///
+    /// # Errors
+    /// When it is there and cannot be read.
+    pub(crate) fn text(&self, path: impl AsRef<Path>) -> Result<String, TreeError> {
+        Ok(String::from_utf8_lossy(&self.read(path)?.unwrap_or_default()).into_owned())
+    }
+
+    /// Puts a file with these contents and this mode in the place of whatever had its name; it is root's.
     ///
     /// # Errors
     /// The old file, if any, is still there then.
@@ -71,14 +94,37 @@ impl Tree {
         contents: &[u8],
         mode: u32,
     ) -> Result<(), TreeError> {
-        let path = path.as_ref();
-        self.write_anew(path, contents, mode).map_err(|source| TreeError {
-            doing: "writing",
-            path: path.to_owned(),
-            source,
-        })?;
-        self.written.retain(|(known, _)| known != path);
-        self.written.push((path.to_owned(), blake3::hash(contents)));
+        self.put(path.as_ref(), &mut &*contents, mode, ROOT)
+    }
+
+    /// As [`Self::write`], from a stream and for any owner.
+    pub(crate) fn put(
+        &mut self,
+        path: &Path,
+        contents: &mut dyn Read,
+        mode: u32,
+        owner: Owner,
+    ) -> Result<(), TreeError> {
+        let hash = self.put_anew(path, contents, mode, owner).map_err(fail("writing", path))?;
+        self.wrote(path, hash);
+        Ok(())
+    }
+
+    /// Puts a symbolic link in the place of whatever had its name.
+    ///
+    /// # Errors
+    /// The old file, if any, is still there then.
+    pub(crate) fn link(&mut self, path: &Path, target: &[u8], owner: Owner) -> Result<(), TreeError> {
+        let linked = self.parent(path).and_then(|(parent, name)| {
+            let _ = rustix::fs::unlinkat(&parent, TEMPORARY, AtFlags::empty());
+            rustix::fs::symlinkat(target, &parent, TEMPORARY)?;
+            let (user, group) = ids(owner);
+            rustix::fs::chownat(&parent, TEMPORARY, user, group, AtFlags::SYMLINK_NOFOLLOW)?;
+            rustix::fs::renameat(&parent, TEMPORARY, &parent, name)?;
+            let stat = rustix::fs::statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW)?;
+            Ok(fingerprint(&stat, &blake3::hash(target)))
+        });
+        self.wrote(path, linked.map_err(fail("linking", path))?);
         Ok(())
     }
 
@@ -88,16 +134,72 @@ impl Tree {
     /// When something else has its name.
     pub(crate) fn make_folder(&self, path: impl AsRef<Path>) -> Result<(), TreeError> {
         let path = path.as_ref();
-        let made = self.folder(path);
-        made.map(drop).map_err(|source| TreeError { doing: "making", path: path.to_owned(), source })
+        self.folder(path).map(drop).map_err(fail("making", path))
+    }
+
+    /// As [`Self::make_folder`] with another mode and owner, for the last directory only.
+    pub(crate) fn make_folder_of(&self, path: &Path, mode: u32, owner: Owner) -> Result<(), TreeError> {
+        if self.exists(path) {
+            return self.make_folder(path);
+        }
+        let made = self.folder(path).and_then(|_| {
+            let folder = self.resolve(path, OFlags::RDONLY | OFlags::DIRECTORY)?;
+            let (user, group) = ids(owner);
+            rustix::fs::fchown(&folder, user, group)?;
+            Ok(rustix::fs::fchmod(&folder, Mode::from_raw_mode(mode))?)
+        });
+        made.map_err(fail("making", path))
+    }
+
+    /// Copies a file of another tree.
+    ///
+    /// # Errors
+    /// It is not there, or cannot be read or written.
+    pub(crate) fn copy(&mut self, from: &Self, source: &Path, path: &Path) -> Result<(), TreeError> {
+        let file = from.resolve(source, OFlags::RDONLY).map_err(fail("reading", source))?;
+        self.put(path, &mut std::fs::File::from(file), 0o755, ROOT)
+    }
+
+    /// Copies every file below a directory of another tree to the directory `to`, but those whose new path `held_back`
+    /// means; links are left out.
+    ///
+    /// # Errors
+    /// One cannot be read or written.
+    pub(crate) fn copy_all(
+        &mut self,
+        from: &Self,
+        source: &Path,
+        to: &Path,
+        held_back: &dyn Fn(&Path) -> bool,
+    ) -> Result<(), TreeError> {
+        let mut left = vec![PathBuf::new()];
+        let mut copied = 0;
+        while let Some(relative) = left.pop() {
+            for name in from.names(source.join(&relative)) {
+                let relative = relative.join(name);
+                let path = to.join(&relative);
+                let kind =
+                    from.look(&source.join(&relative)).map(|stat| FileType::from_raw_mode(stat.st_mode));
+                match kind {
+                    Ok(FileType::Directory) => left.push(relative),
+                    Ok(FileType::RegularFile) if !held_back(&path) && copied < COPIED_MAX => {
+                        copied += 1;
+                        self.copy(from, &source.join(&relative), &path)?;
+                    }
+                    _ => {}
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Removes a file; that it is not there is fine.
     ///
     /// # Errors
     /// When it is there and stays.
-    pub(crate) fn remove(&self, path: impl AsRef<Path>) -> Result<(), TreeError> {
+    pub(crate) fn remove(&mut self, path: impl AsRef<Path>) -> Result<(), TreeError> {
         let path = path.as_ref();
+        self.written.retain(|(known, _)| known != path);
         let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Ok(()) };
         let Ok(parent) = self.resolve(parent, OFlags::PATH | OFlags::DIRECTORY) else { return Ok(()) };
         match rustix::fs::unlinkat(&parent, name, AtFlags::empty()) {
@@ -119,14 +221,39 @@ impl Tree {
         names
     }
 
-    /// Reads back every file that was written.
+    /// Everything that was written, in the order in which it was.
+    pub(crate) fn written(&self) -> impl Iterator<Item = &Path> {
+        self.written.iter().map(|(path, _)| path.as_path())
+    }
+
+    /// Takes what programs of the system made of the files that were written before them, and says which those are.
+    /// What they made anew is written too if it is at one of `also`.
+    pub(crate) fn accept(&mut self, also: &[&str]) -> Vec<PathBuf> {
+        let mut changed = Vec::new();
+        let mut kept = Vec::new();
+        for (path, hash) in std::mem::take(&mut self.written) {
+            let found = self.fingerprint_of(&path).ok();
+            if found != Some(hash) {
+                changed.push(path.clone());
+            }
+            kept.extend(found.map(|found| (path, found)));
+        }
+        self.written = kept;
+        for path in also.iter().map(Path::new) {
+            if let Ok(hash) = self.fingerprint_of(path) {
+                self.wrote(path, hash);
+            }
+        }
+        changed
+    }
+
+    /// Reads back everything that was written.
     ///
     /// # Errors
-    /// The first file whose contents are not what was written.
+    /// The first file whose contents, mode or owner are not what was written.
     pub(crate) fn read_back(&self) -> Result<usize, TreeError> {
         for (path, hash) in &self.written {
-            let found = self.read(path)?.map(|bytes| blake3::hash(&bytes));
-            if found != Some(*hash) {
+            if self.fingerprint_of(path).map_err(fail("reading back", path))? != *hash {
                 let source = io::Error::other("it does not hold what was written; the disk is failing");
                 return Err(TreeError { doing: "reading back", path: path.clone(), source });
             }
@@ -134,20 +261,55 @@ impl Tree {
         Ok(self.written.len())
     }
 
-    fn write_anew(&self, path: &Path, contents: &[u8], mode: u32) -> io::Result<()> {
-        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
-            return Err(io::Error::from(io::ErrorKind::InvalidInput));
-        };
-        let parent = self.folder(parent)?;
+    fn wrote(&mut self, path: &Path, hash: Hash) {
+        self.written.retain(|(known, _)| known != path);
+        self.written.push((path.to_owned(), hash));
+    }
+
+    fn put_anew(&self, path: &Path, contents: &mut dyn Read, mode: u32, owner: Owner) -> io::Result<Hash> {
+        let (parent, name) = self.parent(path)?;
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let _ = rustix::fs::unlinkat(&parent, TEMPORARY, AtFlags::empty());
         let file = rustix::fs::openat(&parent, TEMPORARY, flags, Mode::from_raw_mode(0o600))?;
+        let (user, group) = ids(owner);
+        rustix::fs::fchown(&file, user, group)?;
+        // After the owner, whose change takes special bits away.
         rustix::fs::fchmod(&file, Mode::from_raw_mode(mode))?;
         let mut file = std::fs::File::from(file);
-        file.write_all(contents)?;
+        let hash = copy_hashed(contents, &mut file)?;
         file.sync_all()?;
         rustix::fs::renameat(&parent, TEMPORARY, &parent, name)?;
-        Ok(())
+        // FAT keeps neither owner nor mode: what is read back is compared with what the file system took.
+        Ok(fingerprint(&rustix::fs::fstat(&file)?, &hash))
+    }
+
+    fn fingerprint_of(&self, path: &Path) -> io::Result<Hash> {
+        let stat = self.look(path)?;
+        let (parent, name) = self.parent(path)?;
+        let hash = if FileType::from_raw_mode(stat.st_mode) == FileType::Symlink {
+            blake3::hash(rustix::fs::readlinkat(&parent, name, Vec::new())?.as_bytes())
+        } else {
+            let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let file = rustix::fs::openat(&parent, name, flags, Mode::empty())?;
+            copy_hashed(&mut std::fs::File::from(file), &mut io::sink())?
+        };
+        Ok(fingerprint(&stat, &hash))
+    }
+
+    /// What has this name itself, be it a link.
+    fn look(&self, path: &Path) -> io::Result<Stat> {
+        let parent = path.parent().unwrap_or(Path::new("/"));
+        let parent = self.resolve(parent, OFlags::PATH | OFlags::DIRECTORY)?;
+        let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
+        Ok(rustix::fs::statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW)?)
+    }
+
+    /// The directory that a file is in, made where it is missing, and the file's name.
+    fn parent<'p>(&self, path: &'p Path) -> io::Result<(OwnedFd, &'p std::ffi::OsStr)> {
+        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+            return Err(io::Error::from(io::ErrorKind::InvalidInput));
+        };
+        Ok((self.folder(parent)?, name))
     }
 
     /// Opens a directory, making what is missing of it (mode 755).
@@ -155,10 +317,7 @@ impl Tree {
         let flags = OFlags::PATH | OFlags::DIRECTORY;
         match self.resolve(path, flags) {
             Err(rustix::io::Errno::NOENT) => {
-                let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
-                    return Err(io::Error::from(io::ErrorKind::NotFound));
-                };
-                let parent = self.folder(parent)?;
+                let (parent, name) = self.parent(path)?;
                 rustix::fs::mkdirat(&parent, name, Mode::from_raw_mode(0o755))?;
                 Ok(self.resolve(path, flags)?)
             }
@@ -173,7 +332,31 @@ impl Tree {
     }
 }
 
-fn fail(doing: &'static str, path: &Path) -> impl FnOnce(rustix::io::Errno) -> TreeError {
+fn ids((user, group): Owner) -> (Option<Uid>, Option<Gid>) {
+    (Some(Uid::from_raw(user)), Some(Gid::from_raw(group)))
+}
+
+/// Everything of a file that is read back: kind, mode, owner, contents.
+fn fingerprint(stat: &Stat, contents: &Hash) -> Hash {
+    let mode: RawMode = stat.st_mode;
+    let words = [mode, stat.st_uid, stat.st_gid].map(u32::to_le_bytes);
+    Hasher::new().update(words.as_flattened()).update(contents.as_bytes()).finalize()
+}
+
+fn copy_hashed(from: &mut dyn Read, to: &mut dyn Write) -> io::Result<Hash> {
+    let mut hasher = Hasher::new();
+    let mut buffer = vec![0; BUFFER_BYTES];
+    loop {
+        let count = from.read(&mut buffer)?;
+        let Some(part) = buffer.get(..count).filter(|part| !part.is_empty()) else {
+            return Ok(hasher.finalize());
+        };
+        hasher.update(part);
+        to.write_all(part)?;
+    }
+}
+
+fn fail<E: Into<io::Error>>(doing: &'static str, path: &Path) -> impl FnOnce(E) -> TreeError {
     let path = path.to_owned();
     move |error| TreeError { doing, path, source: error.into() }
 }
@@ -209,5 +392,50 @@ mod tests {
         assert_eq!(tree.read_back().unwrap(), 1);
         std::fs::write(root.path().join("name"), "torn").unwrap();
         assert!(tree.read_back().is_err());
+    }
+
+    #[test]
+    fn mode_and_owner_are_read_back_too_and_what_a_program_changed_is_taken() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let root = tempfile::tempdir().unwrap();
+        let mut tree = Tree::open(root.path()).unwrap();
+        tree.write("/etc/x", b"1", 0o640).unwrap();
+        tree.link(Path::new("/etc/y"), b"x", ROOT).unwrap();
+        assert_eq!(tree.read_back().unwrap(), 2);
+        std::fs::set_permissions(root.path().join("etc/x"), std::fs::Permissions::from_mode(0o644)).unwrap();
+        assert!(tree.read_back().is_err());
+        std::fs::remove_file(root.path().join("etc/y")).unwrap();
+        std::fs::write(root.path().join("etc/z"), "made").unwrap();
+        let changed = tree.accept(&["/etc/z", "/etc/none"]);
+        assert_eq!(changed, [PathBuf::from("/etc/x"), PathBuf::from("/etc/y")]);
+        assert_eq!(tree.read_back().unwrap(), 2, "x as it is now, and z");
+    }
+
+    #[test]
+    fn a_directory_that_is_there_keeps_its_mode() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let root = tempfile::tempdir().unwrap();
+        let tree = Tree::open(root.path()).unwrap();
+        let mode = || std::fs::metadata(root.path().join("a/b")).unwrap().permissions().mode() & 0o7777;
+        tree.make_folder_of(Path::new("/a/b"), 0o700, ROOT).unwrap();
+        assert_eq!(mode(), 0o700);
+        tree.make_folder_of(Path::new("/a/b"), 0o755, ROOT).unwrap();
+        assert_eq!(mode(), 0o700);
+    }
+
+    #[test]
+    fn a_folder_of_an_image_is_copied_without_what_is_held_back() {
+        let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        std::fs::create_dir_all(from.path().join("boot/efi/EFI/BOOT")).unwrap();
+        for name in ["BOOT/BOOTX64.EFI", "BOOT/fbx64.efi", "top"] {
+            std::fs::write(from.path().join("boot/efi/EFI").join(name), name).unwrap();
+        }
+        std::os::unix::fs::symlink("top", from.path().join("boot/efi/EFI/link")).unwrap();
+        let mut esp = Tree::open(to.path()).unwrap();
+        let held_back = |path: &Path| path.ends_with("BOOTX64.EFI");
+        esp.copy_all(&Tree::open(from.path()).unwrap(), Path::new("/boot/efi"), Path::new("/"), &held_back)
+            .unwrap();
+        let written: Vec<&Path> = esp.written().collect();
+        assert_eq!(written, [Path::new("/EFI/top"), Path::new("/EFI/BOOT/fbx64.efi")]);
     }
 }

@@ -165,6 +165,7 @@ impl Agent {
                 sent_bytes: 500_000,
             },
             host_keys: vec!["ssh-ed25519 AAAAC3 root@node".into()],
+            changes: vec!["ran hook 10.sh, 0.1 s: hello".into()],
         }])
         .await
     }
