@@ -218,11 +218,12 @@ impl Metadata {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Unlock {
-    /// By a key file that lies in the system and in its initramfs: nobody is asked.
-    #[default]
-    Keyfile,
     /// Somebody types the key at each start.
+    #[default]
     Passphrase,
+    /// By a key file that lies in the installed system, and in its initramfs if the root is in the container: nobody is
+    /// asked. It protects what lies elsewhere than the key.
+    Keyfile,
 }
 
 /// A file system that the agent can make.

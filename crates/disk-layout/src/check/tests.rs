@@ -85,7 +85,7 @@ fn parts_must_fit_together() {
 #[test]
 fn words_of_another_table_are_named() {
     check(
-        "partition = [{ role = 'root', group = 'x', metadata = '1.0', unlock = 'passphrase' }]",
+        "partition = [{ role = 'root', group = 'x', metadata = '1.0', unlock = 'keyfile' }]",
         &["`group` means nothing for a partition", "`metadata` means", "`unlock` means"],
     );
     check("partition = [{ role = 'root', disk = 'other' }]", &["no set of disks of this layout"]);

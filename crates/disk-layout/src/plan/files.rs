@@ -52,10 +52,12 @@ impl Plan {
         text
     }
 
-    /// Names of the containers whose key the installed system keeps.
-    pub fn key_files(&self) -> impl Iterator<Item = &str> {
+    /// Names of the containers whose key the installed system keeps, and whether its initramfs needs it too.
+    pub fn key_files(&self) -> impl Iterator<Item = (&str, bool)> {
         self.layers.iter().filter_map(|layer| match layer {
-            Layer::Luks { name, unlock: Unlock::Keyfile, .. } => Some(name.as_str()),
+            Layer::Luks { name, unlock: Unlock::Keyfile, holds_root, .. } => {
+                Some((name.as_str(), *holds_root))
+            }
             _ => None,
         })
     }

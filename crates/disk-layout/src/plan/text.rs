@@ -82,7 +82,7 @@ impl fmt::Display for Layer {
             }
             Self::Luks { device, unlock, below, .. } => {
                 let how = match unlock {
-                    Unlock::Keyfile => "a key file",
+                    Unlock::Keyfile => "a key file that the system keeps",
                     Unlock::Passphrase => "a passphrase",
                 };
                 write!(f, "/dev/{device}: LUKS2 on {below}, opened by {how}")

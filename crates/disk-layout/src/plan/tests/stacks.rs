@@ -103,14 +103,14 @@ fn two_disks_become_arrays_with_volumes_and_either_boots() {
 fn encrypted_group_is_opened_before_there_is_a_root() {
     let plan = plan_on(
         "partition = [{ role = 'esp', size = 300 }, { role = 'boot', size = 500 }, { luks = 'crypt' }]
-         luks = [{ name = 'crypt', lvm = 'vg0' }]
+         luks = [{ name = 'crypt', lvm = 'vg0', unlock = 'keyfile' }]
          volume = [{ group = 'vg0', name = 'root', role = 'root' }]",
         &[named("sda", 8 << 30)],
     );
     let crypttab = plan.crypttab();
     assert!(crypttab.starts_with("crypt UUID="), "{crypttab}");
     assert!(crypttab.ends_with(" /etc/cryptsetup-keys.d/crypt.key luks,discard,initramfs\n"), "{crypttab}");
-    assert_eq!(plan.key_files().collect::<Vec<_>>(), ["crypt"]);
+    assert_eq!(plan.key_files().collect::<Vec<_>>(), [("crypt", true)]);
     assert_eq!(plan.file_system(PartitionRole::Root).unwrap().device, "mapper/vg0-root");
 }
 
