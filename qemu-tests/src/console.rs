@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, bail};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::UnixStream;
 use tokio::time::{Instant, sleep};
@@ -90,24 +90,6 @@ impl Console {
             }
             sleep(LOOK_EVERY).await;
         }
-    }
-
-    /// Waits until nothing was printed for as long as `quiet`: a menu is drawn, and listens.
-    ///
-    /// # Errors
-    /// `within` passed, and there was always more.
-    pub async fn rests(&self, quiet: Duration, within: Duration) -> Result<()> {
-        let until = Instant::now() + within;
-        let printed = || fs::metadata(&self.log).map(|log| log.len()).unwrap_or_default();
-        let (mut before, mut since) = (printed(), Instant::now());
-        while since.elapsed() < quiet {
-            ensure!(Instant::now() < until, "the console was never quiet for {} ms", quiet.as_millis());
-            sleep(LOOK_EVERY).await;
-            if printed() != before {
-                (before, since) = (printed(), Instant::now());
-            }
-        }
-        Ok(())
     }
 
     /// Types keys one after the other; a key may be several bytes.

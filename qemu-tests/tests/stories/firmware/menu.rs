@@ -16,8 +16,6 @@ const UEFI: (&str, &str) =
 const MENU_MAX: Duration = Duration::from_secs(120);
 /// From a key to what it does; a failure is shown for five seconds.
 const KEY_MAX: Duration = Duration::from_secs(40);
-/// A menu is drawn if nothing more comes for so long.
-const DRAWN: Duration = Duration::from_secs(1);
 /// Return and keys of entries lead everywhere: of an arrow key's bytes the first reaches a slow machine as Escape
 /// (SeaBIOS tells the two apart by time). The digest is that of `admin:esir:secret`.
 const SITE: &str = "
@@ -117,8 +115,6 @@ async fn proves_a_password(lab: &Lab, node: &Node) -> Result<()> {
 async fn logs_in(console: &Console, name: &str, password: &str) -> Result<()> {
     console.types(&[ENTER]).await?;
     console.wait_for(&[SECOND], KEY_MAX).await?;
-    // QUIRK(edk2): a key that comes while the menu is drawn is lost.
-    console.rests(DRAWN, KEY_MAX).await?;
     console.types(&["h"]).await?;
     console.wait_for(&FORM, KEY_MAX).await?;
     for text in [name, password] {
