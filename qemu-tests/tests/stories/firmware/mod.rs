@@ -23,7 +23,7 @@ const MEMORY_MIB: u32 = 1024;
 const REWRITING_KERNEL: [u32; 2] = [6, 2];
 
 /// In the order of what they need.
-pub(crate) const STORIES: [Story; 12] = [
+pub(crate) const STORIES: [Story; 11] = [
     Story {
         name: "a BIOS machine boots by the iPXE in its network card",
         tell: || Box::pin(pxe::ipxe_rom()),
@@ -42,10 +42,6 @@ pub(crate) const STORIES: [Story; 12] = [
     Story {
         name: "what is typed at a machine's menu decides what boots, behind a password too",
         tell: || Box::pin(menu::tell()),
-    },
-    Story {
-        name: "a UEFI machine's menu asks for a password and boots what is behind it",
-        tell: || Box::pin(menu::on_uefi()),
     },
     Story {
         name: "a machine with Secure Boot asks for a password in GRUB's menu and boots what is behind it",
