@@ -1,6 +1,9 @@
 //! What archives, container images and disks of strangers may claim, and what must hold for everything that was taken.
 //!
-//! Never depends on the fuzzer: the same functions replay the corpora in `crates/image-source/tests/corpus.rs`.
+//! Never depends on the fuzzer: the same functions replay the corpora in `crates/image-source/tests/imports.rs`.
+
+#[path = "sectors.rs"]
+mod sectors;
 
 use std::collections::BTreeMap;
 use std::io::{self, Read};
@@ -9,13 +12,12 @@ use image_format::TarLayout;
 use image_source::disk::{Fat, Qcow2, find_partitions, identify, is_disk, parse_fstab};
 use image_source::oci::{self, Blobs, Platform, Wanted};
 use image_source::{MemberKind, Merge, Over, SourceError, TarReader, unpack};
+use sectors::Sectors;
 
 /// Bytes that one input may unpack to.
 const UNPACKED_BYTES_MAX: u64 = 1 << 20;
 /// Of the disks that are fuzzed: small, so that counts without end show as time.
 const DISK_BYTES: u64 = 64 << 20;
-/// Of an input's parts: three bytes say which sector of 512 bytes, two how many bytes follow.
-const HEAD_BYTES: usize = 5;
 
 /// Reads an archive into a merge; the data of its files must lie in it.
 fn read_members(input: impl Read, merge: &mut Merge<u64>) -> Result<(), SourceError> {
@@ -115,29 +117,13 @@ pub(crate) fn qcow2(data: &[u8]) {
 /// The input is a disk of zeros with some bytes written to some sectors. No read may lie outside; partitions are within
 /// the disk and apart; what a FAT says of its files lies within it.
 pub(crate) fn disk(data: &[u8]) {
-    let mut parts: Vec<(u64, &[u8])> = Vec::new();
-    let mut rest = data;
-    while let Some((&[a, b, c, high, low], after)) = rest.split_first_chunk::<HEAD_BYTES>() {
-        let sector = u64::from(u32::from_be_bytes([0, a, b, c]));
-        let len = usize::from(u16::from_be_bytes([high, low])).min(after.len());
-        let (part, next) = after.split_at(len);
-        parts.push((sector * 512, part));
-        rest = next;
-    }
+    let sectors = Sectors::of(data);
     let read = |offset: u64, bytes: &mut [u8]| {
         let end = offset.checked_add(bytes.len() as u64).filter(|&end| end <= DISK_BYTES);
         if end.is_none() {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        bytes.fill(0);
-        for (start, part) in &parts {
-            let begin = usize::try_from(start.saturating_sub(offset)).unwrap_or(usize::MAX);
-            let skipped = usize::try_from(offset.saturating_sub(*start)).unwrap_or(usize::MAX);
-            if let (Some(to), Some(from)) = (bytes.get_mut(begin..), part.get(skipped..)) {
-                let len = to.len().min(from.len());
-                to[..len].copy_from_slice(&from[..len]);
-            }
-        }
+        sectors.read(offset, bytes);
         Ok(())
     };
     let mut head = vec![0; 8192];

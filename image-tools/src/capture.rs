@@ -15,7 +15,7 @@ use rustix::fs::SeekFrom;
 use crate::build::{self, BuildOptions};
 use crate::clean::{Action, CleanArguments, Cleaning};
 use crate::contents::{DirectoryContents, Stamp};
-use crate::exclude::{self, Excludes};
+use crate::exclude::Excludes;
 use crate::node::is_gone;
 use crate::owners::Accounts;
 use crate::partition;
@@ -64,11 +64,7 @@ pub(crate) fn run(arguments: &CaptureArguments) -> Result<()> {
         return remote::run(host, &arguments.remote, &wanted, &arguments.build);
     }
     let directory = arguments.directory.as_deref().context("name a directory")?;
-    let mut excludes = Excludes::default();
-    if !arguments.no_default_excludes {
-        exclude::DEFAULTS.iter().for_each(|pattern| excludes.add(pattern));
-    }
-    arguments.exclude.iter().for_each(|pattern| excludes.add(pattern));
+    let excludes = Excludes::given(&arguments.exclude, arguments.no_default_excludes);
     let doing = || format!("opening the directory {}", directory.display());
     let root = open_root(directory).with_context(doing)?;
     refuse_output_inside(directory, &arguments.build.output, &excludes)?;
@@ -132,11 +128,7 @@ impl<'a> Walk<'a> {
 
     /// A path as the system's own programs know it, without the first `/`.
     fn place(&self, path: &[u8]) -> Vec<u8> {
-        match (self.above, path) {
-            (b"", path) => path.to_vec(),
-            (above, b"") => above.to_vec(),
-            (above, path) => [above, b"/", path].concat(),
-        }
+        join(self.above, path)
     }
 
     /// One inode; nothing if it went meanwhile and may.
@@ -247,6 +239,15 @@ pub(crate) fn read_node(root: &OwnedFd, path: &[u8], accounts: &Accounts) -> Res
     let names = accounts.names(inode.metadata.uid, inode.metadata.gid);
     let stamp = Stamp::of(&inode);
     Ok((Node { path: path.to_vec(), metadata: inode.metadata, names, xattrs: inode.xattrs, kind }, stamp))
+}
+
+/// Where a path of the tree at `above` is in the tree around it.
+pub(crate) fn join(above: &[u8], path: &[u8]) -> Vec<u8> {
+    match (above, path) {
+        (b"", path) => path.to_vec(),
+        (above, b"") => above.to_vec(),
+        (above, path) => [above, b"/", path].concat(),
+    }
 }
 
 fn reading(path: &[u8]) -> String {

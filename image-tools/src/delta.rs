@@ -17,7 +17,7 @@ use clap::Args;
 use image_apply::staged_name;
 use image_format::{
     DELTA_FILES, DELTA_MANIFEST, DELTA_TABLE, Delta, EntryIndex, EntryKind, Extent, FileContent, FrameIndex,
-    Hash, Metadata, Mode, Node, NodeKind, OwnerNames, Toc, Tree, decompress_frame,
+    Hash, Metadata, Mode, Node, NodeKind, OwnerNames, Toc, Tree,
 };
 
 use crate::build::{self, BuildOptions};
@@ -210,10 +210,8 @@ impl DeltaContents<'_> {
         if let Some((_, frame)) = kept().iter().find(|(known, _)| *known == index) {
             return Ok(Arc::clone(frame));
         }
-        let entry = self.new.toc.frame(index).context("a frame of another table")?;
         let mut raw = Vec::new();
-        decompress_frame(entry, &self.new.read_frame(entry)?, &mut raw)
-            .with_context(|| self.new.path.display().to_string())?;
+        self.new.read_checked(index, &mut raw)?;
         let raw = Arc::new(raw);
         let mut kept = kept();
         if kept.len() >= FRAMES_KEPT {

@@ -14,7 +14,7 @@ use clap::{Args, ValueEnum};
 use image_format::{Metadata, Node, NodeKind};
 use serde_json::{Value, json};
 
-use crate::exclude::{self, Excludes};
+use crate::exclude::Excludes;
 use crate::text;
 use side::{Item, Side};
 
@@ -84,11 +84,7 @@ struct Differences {
 
 /// Compares; whether nothing differs.
 pub(crate) fn run(arguments: &DiffArguments) -> Result<bool> {
-    let mut excludes = Excludes::default();
-    if !arguments.no_default_excludes {
-        exclude::DEFAULTS.iter().for_each(|pattern| excludes.add(pattern));
-    }
-    arguments.exclude.iter().for_each(|pattern| excludes.add(pattern));
+    let excludes = Excludes::given(&arguments.exclude, arguments.no_default_excludes);
     let open = |path: &PathBuf| {
         Side::open(path, &arguments.trust, &excludes).with_context(|| path.display().to_string())
     };

@@ -2,7 +2,7 @@
 
 /// What no image of a running or installed system should carry: contents of mount points that the kernel fills, and
 /// caches that a package manager fills again.
-pub(crate) const DEFAULTS: [&str; 11] = [
+const DEFAULTS: [&str; 11] = [
     "proc/*",
     "sys/*",
     "dev/*",
@@ -24,6 +24,14 @@ pub(crate) struct Excludes {
 }
 
 impl Excludes {
+    /// With the patterns that a command was given, after [`DEFAULTS`] unless those are not wanted.
+    pub(crate) fn given(patterns: &[String], no_defaults: bool) -> Self {
+        let mut excludes = Self::default();
+        let defaults = DEFAULTS.iter().filter(|_| !no_defaults).copied();
+        defaults.chain(patterns.iter().map(String::as_str)).for_each(|pattern| excludes.add(pattern));
+        excludes
+    }
+
     /// Adds a pattern; a leading `/` or `./` means nothing.
     pub(crate) fn add(&mut self, pattern: &str) {
         let pattern = pattern.trim_start_matches("./").trim_matches('/');

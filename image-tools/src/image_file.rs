@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, bail, ensure};
 use image_format::{
-    FrameEntry, HEADER_FRAME_BYTES, Header, KeyId, Manifest, Toc, TocLimits, parse_manifest, verify_signature,
+    FrameEntry, FrameIndex, HEADER_FRAME_BYTES, Header, KeyId, Manifest, Toc, TocLimits, decompress_frame,
+    parse_manifest, verify_signature,
 };
 
 use crate::keys;
@@ -68,6 +69,14 @@ impl ImageFile {
     pub(crate) fn read_frame(&self, frame: &FrameEntry) -> Result<Vec<u8>> {
         read_range(&self.file, frame.offset, u64::from(frame.len))
             .with_context(|| format!("reading {}", self.path.display()))
+    }
+
+    /// A frame's contents, checked against the table of contents, in place of what `raw` had.
+    pub(crate) fn read_checked(&self, index: FrameIndex, raw: &mut Vec<u8>) -> Result<()> {
+        let frame = self.toc.frame(index).context("a frame is not there")?;
+        decompress_frame(frame, &self.read_frame(frame)?, raw).with_context(|| {
+            format!("{}: frame {} at byte {}", self.path.display(), index.get(), frame.offset)
+        })
     }
 
     /// The manifest, which this command needs.

@@ -52,8 +52,7 @@ pub(crate) fn run(arguments: &ImportArguments) -> Result<()> {
     for path in std::iter::once(&arguments.source).chain(&arguments.layers) {
         sources.add(path, &options).with_context(|| format!("importing {}", path.display()))?;
     }
-    let mut excludes = Excludes::default();
-    arguments.exclude.iter().for_each(|pattern| excludes.add(pattern));
+    let excludes = Excludes::given(&arguments.exclude, true);
     let file_systems = sources.file_systems().to_vec();
     let (tree, contents) = sources.into_tree(&excludes)?;
     build::build_from_disk(&tree, &contents, &arguments.build, file_systems)

@@ -17,10 +17,10 @@ use clap::Args;
 use image_apply::{open_file, open_root};
 use image_format::{END_OF_ARCHIVE, FileContent, Node, NodeKind, Tree, data_padding, tar_header_with};
 
-use crate::capture::{Walk, read_node};
+use crate::capture::{Walk, join, read_node};
 use crate::clean::{CleanArguments, Cleaning};
 use crate::contents::{Stamp, data_ranges};
-use crate::exclude::{self, Excludes};
+use crate::exclude::Excludes;
 use crate::owners::Accounts;
 use crate::text;
 use mounts::{Snapshot, mounted};
@@ -66,11 +66,7 @@ struct Part {
 /// Sends it, or says what would be sent.
 pub(crate) fn run(arguments: &StreamArguments) -> Result<()> {
     ensure!(rustix::process::geteuid().is_root(), "a whole system is read as root: use root@NODE, or --sudo");
-    let mut excludes = Excludes::default();
-    if !arguments.no_default_excludes {
-        exclude::DEFAULTS.iter().for_each(|pattern| excludes.add(pattern));
-    }
-    arguments.exclude.iter().for_each(|pattern| excludes.add(pattern));
+    let mut excludes = Excludes::given(&arguments.exclude, arguments.no_default_excludes);
     let cleaning =
         if arguments.clean.no_clean { Cleaning::default() } else { Cleaning::new(&arguments.clean.keep)? };
     let file_systems = mounted(&arguments.root)?;
@@ -223,14 +219,6 @@ impl Part {
 pub(crate) fn is_gone(error: &anyhow::Error) -> bool {
     let kind = error.chain().find_map(|cause| cause.downcast_ref::<io::Error>()).map(io::Error::kind);
     matches!(kind, Some(io::ErrorKind::NotFound | io::ErrorKind::NotADirectory))
-}
-
-fn join(above: &[u8], path: &[u8]) -> Vec<u8> {
-    match (above, path) {
-        (b"", path) => path.to_vec(),
-        (above, b"") => above.to_vec(),
-        (above, path) => [above, b"/", path].concat(),
-    }
 }
 
 /// Sends exactly these bytes; what a file has lost meanwhile is zeros, and said by `false`.

@@ -3,7 +3,7 @@
 //! Every frame is checked against the table of contents before a byte of it is given.
 
 use anyhow::{Context, Result, bail};
-use image_format::{Entry, EntryIndex, EntryKind, FrameIndex, Hash, Toc, decompress_frame};
+use image_format::{Entry, EntryIndex, EntryKind, FrameIndex, Hash, Toc};
 
 use crate::image_file::ImageFile;
 use crate::text;
@@ -80,11 +80,7 @@ impl<'a> Reader<'a> {
             return Ok(());
         }
         self.frame = None;
-        let frame = self.image.toc.frame(index).context("a frame is not there")?;
-        let compressed = self.image.read_frame(frame)?;
-        decompress_frame(frame, &compressed, &mut self.raw).with_context(|| {
-            format!("{}: frame {} at byte {}", self.image.path.display(), index.get(), frame.offset)
-        })?;
+        self.image.read_checked(index, &mut self.raw)?;
         self.frame = Some(index);
         Ok(())
     }

@@ -86,9 +86,9 @@ impl Deltas {
             return answer.clone();
         }
         let number = self.first_number.saturating_add(u16::try_from(known.len()).unwrap_or(u16::MAX));
-        known.insert(key.clone(), DeltaAnswer::Making);
         let (path, store) = (path_in(folder, base, new), self.store.clone());
         let (base, new, all) = (Arc::clone(base), Arc::clone(new), Arc::clone(&self.known));
+        let made_key = key.clone();
         // It takes minutes at times, so a thread of its own does it.
         let thread = std::thread::Builder::new().name("delta".to_owned());
         let made = thread.spawn(move || {
@@ -97,13 +97,17 @@ impl Deltas {
                 tracing::warn!(base = base.name, image = new.name, "nodes get the image in full: {error:#}");
                 DeltaAnswer::None
             });
-            all.lock().unwrap_or_else(PoisonError::into_inner).insert(key, answer);
+            all.lock().unwrap_or_else(PoisonError::into_inner).insert(made_key, answer);
         });
-        if let Err(error) = made {
-            tracing::warn!("nodes get the image in full, because no thread could be started: {error}");
-            return DeltaAnswer::None;
-        }
-        DeltaAnswer::Making
+        let answer = match made {
+            Ok(_) => DeltaAnswer::Making,
+            Err(error) => {
+                tracing::warn!("nodes get the image in full, because no thread could be started: {error}");
+                DeltaAnswer::None
+            }
+        };
+        known.insert(key, answer.clone());
+        answer
     }
 
     /// The delta image of this id.

@@ -29,10 +29,10 @@ mod tests;
 pub use check::{NodeRule, check};
 pub use hostlist::Hostlist;
 pub use model::{Entry, Firmware, Item, Kind, Local, Menu, Menus, Program, Start, User};
-pub use raw::{Problem, RawChoice, SECTIONS, Sections};
+pub use raw::{OneOrMore, Problem, RawChoice, SECTIONS, Sections};
 pub use resolve::{Plan, Ready, Step};
 pub use select::{Facts, MacGlob, Subnet};
-pub use text::{Location, Template, kernel_words_problem};
+pub use text::{BUILT_IN, Location, Template, is_variable_name, kernel_words_problem};
 
 /// Where the server is, as nodes reach it, and how they ask it for more.
 #[derive(Clone, Debug, PartialEq, Eq)]

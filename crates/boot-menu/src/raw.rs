@@ -136,7 +136,7 @@ pub(crate) struct RawMatch {
 /// `"a"` or `["a", "b"]`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(from = "OneOrMoreForms")]
-pub(crate) struct OneOrMore(pub(crate) Vec<String>);
+pub struct OneOrMore(pub Vec<String>);
 
 #[derive(Deserialize)]
 #[serde(untagged)]

@@ -24,7 +24,7 @@ const KERNEL_SYMBOLS: &str = " -_.,:/=+@%";
 const KERNEL_WORDS_BYTES_MAX: usize = 1024;
 
 /// Variables that the server fills in for each node.
-pub(crate) const BUILT_IN: [&str; 7] = ["server", "mac", "uuid", "serial", "name", "address", "firmware"];
+pub const BUILT_IN: [&str; 7] = ["server", "mac", "uuid", "serial", "name", "address", "firmware"];
 
 /// Text with `${variables}`, checked: all its characters are harmless, and every `${` has its `}`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -208,8 +208,9 @@ pub(crate) fn is_name(name: &str) -> bool {
         && name.bytes().next().is_some_and(|first| first.is_ascii_alphanumeric())
 }
 
-/// Names of variables.
-pub(crate) fn is_variable_name(name: &str) -> bool {
+/// Whether a variable can have this name.
+#[must_use]
+pub fn is_variable_name(name: &str) -> bool {
     is_name(name) && !name.contains('-')
 }
 

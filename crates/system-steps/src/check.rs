@@ -4,9 +4,10 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 use std::path::Path;
 
+use boot_menu::{OneOrMore, Problem};
 use toml::Spanned;
 
-use crate::raw::{OneOrMore, RawCloudInit, RawFile, RawInterface, RawNetwork, RawSystem, RawUser};
+use crate::raw::{RawCloudInit, RawFile, RawInterface, RawNetwork, RawSystem, RawUser};
 use crate::settings::{Attributes, Body, File, Hook, Method, Network, Nic, Settings, Unit, User};
 use crate::template::Template;
 
@@ -17,15 +18,6 @@ const HOOK_LIMIT_S: u64 = 300;
 const HOOK_LIMIT_S_MAX: u64 = 3600;
 /// The smallest that every IPv4 host takes (RFC 791 section 3.1), and what the field of a packet's length holds.
 const MTU: std::ops::RangeInclusive<u32> = 576..=65_535;
-
-/// Something wrong, where it is in the text, and what to write instead.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Problem {
-    /// Bytes of the text.
-    pub span: Option<Range<usize>>,
-    /// One sentence.
-    pub what: String,
-}
 
 /// Where overlays, hooks and user data come from: the server's disk, or a test's own memory.
 pub trait Source {

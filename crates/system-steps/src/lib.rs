@@ -24,8 +24,7 @@ mod template;
 #[cfg(test)]
 mod tests;
 
-pub use check::{Checked, Problem, Source, SourceFile, SourceKind, check};
+pub use check::{Checked, Source, SourceFile, SourceKind, check};
 pub use raw::RawSystem;
 pub use settings::{Settings, Systems};
 pub use steps::{Made, Node, STEP_BYTES_MAX, StepsError};
-pub use template::BUILT_IN;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use boot_menu::OneOrMore;
 use node_api::BootOrder;
 use serde::Deserialize;
 use toml::Spanned;
@@ -128,25 +129,4 @@ pub(crate) struct RawCloudInit {
     pub(crate) user_data: Option<Spanned<PathBuf>>,
     /// `false`: cloud-init of the image does nothing. Default true.
     pub(crate) run: Option<bool>,
-}
-
-/// `"a"` or `["a", "b"]`.
-#[derive(Debug, Default, Deserialize)]
-#[serde(from = "OneOrMoreForms")]
-pub(crate) struct OneOrMore(pub(crate) Vec<String>);
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum OneOrMoreForms {
-    One(String),
-    More(Vec<String>),
-}
-
-impl From<OneOrMoreForms> for OneOrMore {
-    fn from(forms: OneOrMoreForms) -> Self {
-        match forms {
-            OneOrMoreForms::One(one) => Self(vec![one]),
-            OneOrMoreForms::More(more) => Self(more),
-        }
-    }
 }

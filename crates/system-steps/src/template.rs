@@ -2,9 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Variables that the server fills in for each node, beside those of the site.
-pub const BUILT_IN: [&str; 9] =
-    ["name", "domain", "fqdn", "mac", "address", "serial", "uuid", "firmware", "server"];
+use boot_menu::{BUILT_IN, is_variable_name};
+
+/// Variables beside those of boot menus and of the site.
+const OWN: [&str; 2] = ["domain", "fqdn"];
 
 /// Values of variables.
 pub(crate) type Values = BTreeMap<String, String>;
@@ -29,13 +30,13 @@ impl Template {
                 rest = after;
                 continue;
             }
-            let name = after.split_once('}').map(|(name, _)| name).filter(|name| is_variable(name));
+            let name = after.split_once('}').map(|(name, _)| name).filter(|name| is_variable_name(name));
             let Some(name) = name else {
                 return Err(
                     "`${` needs a name and a `}`, such as ${name}; write $${ for one that stays".into()
                 );
             };
-            if !known.contains(name) && !BUILT_IN.contains(&name) {
+            if !known.contains(name) && !BUILT_IN.contains(&name) && !OWN.contains(&name) {
                 return Err(format!(
                     "no variable `{name}` is set anywhere; set it under [vars] or in vars of a group or node, or \
                      write $${{{name}}} for one that stays"
@@ -58,10 +59,4 @@ impl Template {
         });
         parts.collect()
     }
-}
-
-/// As boot menus name them.
-fn is_variable(name: &str) -> bool {
-    let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
-    (1..=40).contains(&name.len()) && name.bytes().all(inner)
 }

@@ -2,8 +2,8 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use anyhow::{Context, Result};
-use image_format::{FrameIndex, decompress_frame};
+use anyhow::Result;
+use image_format::FrameIndex;
 
 use crate::image_file::ImageFile;
 
@@ -31,12 +31,8 @@ impl Frames {
             }
         }
         // Two threads may decompress the same frame; neither waits for the other.
-        let frame = image.toc.frame(index).context("a frame is not there")?;
-        let compressed = image.read_frame(frame)?;
         let mut raw = Vec::new();
-        decompress_frame(frame, &compressed, &mut raw).with_context(|| {
-            format!("{}: frame {} at byte {}", image.path.display(), index.get(), frame.offset)
-        })?;
+        image.read_checked(index, &mut raw)?;
         let raw = Arc::new(raw);
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         held.retain(|(held, _)| *held != index);

@@ -6,9 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, ensure};
-use image_format::{
-    EntryIndex, EntryKind, FileContent, FrameIndex, Hash, NodeKind, PARTITION_FILE, Toc, decompress_frame,
-};
+use image_format::{EntryIndex, EntryKind, FileContent, FrameIndex, Hash, NodeKind, PARTITION_FILE, Toc};
 use rustix::fs::{Advice, FallocateFlags};
 
 use super::open_unused;
@@ -92,8 +90,7 @@ impl Part {
         let frames: Vec<FrameIndex> = image.toc.frame_indices().collect();
         with_buffers(&frames, |&index, raw| {
             let frame = image.toc.frame(index).context("a frame is not there")?;
-            decompress_frame(frame, &image.read_frame(frame)?, raw)
-                .with_context(|| format!("frame {} is damaged", index.get()))?;
+            image.read_checked(index, raw)?;
             for extent in image.toc.frame_extents(index) {
                 let from = extent.frame_offset as usize;
                 let data = raw.get(from..from + extent.len as usize).unwrap_or_default();

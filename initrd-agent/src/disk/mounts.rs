@@ -171,9 +171,18 @@ fn options(place: &Place<'_>) -> Option<String> {
 }
 
 fn mount_one(device: &str, fs: FileSystem, place: &Path, options: Option<&str>) -> Result<(), MountError> {
+    mount_with(device, fs, place, (MsFlags::empty(), options))
+}
+
+fn mount_with(
+    device: &str,
+    fs: FileSystem,
+    place: &Path,
+    (flags, options): (MsFlags, Option<&str>),
+) -> Result<(), MountError> {
     fs::create_dir_all(place).map_err(|error| MountError::Place(place.to_owned(), error))?;
     let (word, device) = (fs.word(), format!("/dev/{device}"));
-    mount(Some(device.as_str()), place, Some(word), MsFlags::MS_NOATIME, options)
+    mount(Some(device.as_str()), place, Some(word), flags | MsFlags::MS_NOATIME, options)
         .map_err(|source| MountError::Mount { device, fs: word, place: place.to_owned(), source })
 }
 
@@ -185,23 +194,14 @@ pub(super) fn mount_aside(device: &str, fs: FileSystem) -> Result<PathBuf, Mount
 
 /// Mounts a file system for a moment so that nothing of it changes: not even its journal is played.
 pub(super) fn look_aside(device: &str, fs: FileSystem) -> Result<PathBuf, MountError> {
-    let place = Path::new(ASIDE);
-    fs::create_dir_all(place).map_err(|error| MountError::Place(place.to_owned(), error))?;
     let options = match fs {
         FileSystem::Ext4 => Some("noload"),
         FileSystem::Xfs => Some("norecovery"),
         FileSystem::Btrfs => Some("rescue=nologreplay"),
         FileSystem::Vfat | FileSystem::Swap => None,
     };
-    let (word, device) = (fs.word(), format!("/dev/{device}"));
-    let flags = MsFlags::MS_RDONLY | MsFlags::MS_NOATIME;
-    mount(Some(device.as_str()), place, Some(word), flags, options).map_err(|source| MountError::Mount {
-        device,
-        fs: word,
-        place: place.to_owned(),
-        source,
-    })?;
-    Ok(place.to_owned())
+    mount_with(device, fs, Path::new(ASIDE), (MsFlags::MS_RDONLY, options))?;
+    Ok(PathBuf::from(ASIDE))
 }
 
 /// Ends [`mount_aside`] and [`look_aside`]; everything written is on the disk then.

@@ -204,3 +204,11 @@ fn read_back(tree: &Tree, esp: Option<&Tree>) -> Result<(), PersonaliseError> {
     tracing::info!("read back {files} files that are this node's own");
     Ok(())
 }
+
+/// What the default layout makes of a disk of 8 GiB.
+#[cfg(test)]
+fn default_plan() -> Plan {
+    use disk_layout::{Disk, Layout, Seeds};
+    let disk = Disk { name: "sda".into(), size_bytes: 8 << 30, logical_sector_bytes: 512, ..Disk::default() };
+    Plan::make(&Layout::default(), &disk, &Seeds { image_id: [1; 32], fresh: [2; 32] }).unwrap()
+}

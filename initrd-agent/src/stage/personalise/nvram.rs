@@ -127,15 +127,8 @@ fn write_if_new(variables: &Path, name: &str, value: &[u8]) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use disk_layout::{Disk, Layout, Seeds};
-
     use super::*;
-
-    fn plan() -> Plan {
-        let disk =
-            Disk { name: "sda".into(), size_bytes: 8 << 30, logical_sector_bytes: 512, ..Disk::default() };
-        Plan::make(&Layout::default(), &disk, &Seeds { image_id: [1; 32], fresh: [2; 32] }).unwrap()
-    }
+    use crate::stage::personalise::default_plan as plan;
 
     fn order(variables: &Path) -> Vec<u16> {
         words(&read(variables, "BootOrder").unwrap().unwrap())

@@ -147,13 +147,7 @@ pub(super) fn have(choice: &Choice) -> Result<()> {
     let jobs: Vec<Job> = runs.iter().map(|(_, _, job)| job.clone()).collect();
     let outcomes = simulate(&jobs)?;
     let results = Results::new(runs.iter().map(|(case, contender, _)| (*case, *contender)).zip(outcomes));
-    let left_out = if choice.quick {
-        "256 and 1,000 nodes, 1 Gbit/s, 16 of 20 seeds, namespaces"
-    } else if choice.cases.is_empty() && choice.runs.is_none() {
-        "nothing"
-    } else {
-        "what the options leave out"
-    };
+    let left_out = choice.left_out("256 and 1,000 nodes, 1 Gbit/s, 16 of 20 seeds, namespaces");
     let limited_by = format!(
         "links of 100 Mbit/s or 1 Gbit/s, degree {DEGREE} (at least ln N + 3), medians of {seeds} seeds; messages of bep3 with all peers: measured at 32 nodes, above pieces x nodes x (nodes - 1); left out: {left_out}"
     );

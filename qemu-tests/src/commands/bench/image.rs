@@ -64,11 +64,7 @@ pub(super) fn image(choice: &Choice) -> Result<()> {
         rows.extend(measure(tree, &programs, choice)?);
     }
     ensure!(!rows.is_empty(), "nothing is left to run");
-    let left_out = match (choice.quick, choice.cases.is_empty() && choice.only.is_empty()) {
-        (true, _) => "the larger trees unless named, levels 9 and 19, repetitions",
-        (false, true) => "nothing",
-        (false, false) => "what the options leave out",
-    };
+    let left_out = choice.left_out("the larger trees unless named, levels 9 and 19, repetitions");
     let untimed = rows.iter().any(|row| row.clean.seconds.is_empty());
     let busy = if untimed { "; no time where other work kept this computer busy" } else { "" };
     let limited_by = format!(

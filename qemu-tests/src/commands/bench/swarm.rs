@@ -44,6 +44,17 @@ impl Choice {
         Ok(())
     }
 
+    /// What a run with these options leaves out; `quick`: of the reduced form.
+    pub(super) fn left_out(&self, quick: &'static str) -> &'static str {
+        if self.quick {
+            quick
+        } else if self.cases.is_empty() && self.only.is_empty() && self.runs.is_none() {
+            "nothing"
+        } else {
+            "what the options leave out"
+        }
+    }
+
     pub(super) fn has_case(&self, name: &str) -> bool {
         self.cases.is_empty() || self.cases.iter().any(|case| case == name)
     }
@@ -59,13 +70,8 @@ pub(super) fn swarm(choice: &Choice) -> Result<()> {
     }
     chosen.retain(|case| !case.entries.is_empty());
     ensure!(!chosen.is_empty(), "nothing is left to run");
-    let left_out = if choice.quick {
-        "16 and 32 nodes, loss, slow and dying nodes, every peer but aria2, repetitions"
-    } else if choice.cases.is_empty() && choice.only.is_empty() {
-        "nothing"
-    } else {
-        "what the options leave out"
-    };
+    let left_out =
+        choice.left_out("16 and 32 nodes, loss, slow and dying nodes, every peer but aria2, repetitions");
     let runs = choice.runs.unwrap_or(if choice.quick { 1 } else { RUNS });
     Turns::new("swarm", choice.json, left_out, bars::bars).take(&chosen, runs)
 }

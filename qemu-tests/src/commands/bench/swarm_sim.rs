@@ -84,13 +84,7 @@ pub(super) fn swarm_sim(choice: &Choice) -> Result<()> {
         let name = format!("last node / (S/B), {} nodes, {}", case.nodes, place(*racks)).into();
         bars.push(Bar { name, value: ratio, limit, holds: ratio <= limit, is_time: false });
     }
-    let left_out = if choice.quick {
-        "1,000 and 10,000 nodes, two of three seeds, fine steps"
-    } else if choice.cases.is_empty() && choice.runs.is_none() {
-        "nothing"
-    } else {
-        "what the options leave out"
-    };
+    let left_out = choice.left_out("1,000 and 10,000 nodes, two of three seeds, fine steps");
     let limited_by = format!(
         "each node's {MBIT} Mbit/s link (S/B counts TCP payload); latency 0.1 ms, hash and disk 1 GB/s; medians of {seeds} seeds; left out: {left_out}"
     );

@@ -102,15 +102,10 @@ fn distribution_folder(tree: &Tree) -> Result<String, TreeError> {
 
 #[cfg(test)]
 mod tests {
-    use disk_layout::{Disk, Layout, PartitionRole, Seeds};
+    use disk_layout::PartitionRole;
 
     use super::*;
-
-    fn plan() -> Plan {
-        let disk =
-            Disk { name: "sda".into(), size_bytes: 8 << 30, logical_sector_bytes: 512, ..Disk::default() };
-        Plan::make(&Layout::default(), &disk, &Seeds { image_id: [1; 32], fresh: [2; 32] }).unwrap()
-    }
+    use crate::stage::personalise::default_plan as plan;
 
     fn root_uuid() -> String {
         plan().file_system(PartitionRole::Root).unwrap().id.to_string()
