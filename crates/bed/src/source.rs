@@ -77,8 +77,8 @@ mod tests {
     #[test]
     fn the_papers_image_has_pieces_of_half_a_mebibyte() {
         let source = |bytes| Source { path: PathBuf::new(), bytes };
-        assert_eq!(source(596 << 20).piece_bytes(), 512 << 10);
-        assert_eq!(source(149 << 20).piece_bytes(), 128 << 10);
+        assert_eq!(source(596 << 20).piece_bytes(), 256 << 10);
+        assert_eq!(source(149 << 20).piece_bytes(), 64 << 10);
         assert_eq!(source(32 << 30).piece_bytes(), 4 << 20);
     }
 }

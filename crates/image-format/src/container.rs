@@ -13,10 +13,10 @@ pub(crate) const CONTAINER_BYTES_MAX: u64 = 64 << 20;
 pub const FRAME_RAW_BYTES_MAX: u32 = 16 << 20;
 
 /// Smallest and largest piece (BEP 3 leaves it open; small pieces make the swarm fast).
-const PIECE_BYTES_MIN: u64 = 128 << 10;
+const PIECE_BYTES_MIN: u64 = 64 << 10;
 const PIECE_BYTES_MAX: u64 = 4 << 20;
 /// Pieces that an image should have: enough for every node to have something that its neighbour lacks.
-const PIECES_WANTED: u64 = 1500;
+const PIECES_WANTED: u64 = 3000;
 
 /// Magic numbers of zstd skippable frames (RFC 8878 section 3.1.2) that we use, little endian in the file.
 const SKIPPABLE_OURS: u32 = 0x184D_2A5D;
@@ -142,7 +142,7 @@ pub const fn next_container(offset: u64) -> u64 {
     offset.next_multiple_of(CONTAINER_BYTES)
 }
 
-/// The default piece length for an image of `file_size` bytes: 2^round(log2(file_size / 1500)), 128 KiB to 4 MiB.
+/// The default piece length for an image of `file_size` bytes: 2^round(log2(file_size / 3000)), 64 KiB to 4 MiB.
 #[must_use]
 pub fn piece_size_for(file_size: u64) -> u64 {
     let mut piece = PIECE_BYTES_MIN;
@@ -162,13 +162,14 @@ mod tests {
     #[test]
     fn pieces_grow_with_the_image() {
         for (mib, kib) in [
-            (0, 128),
-            (36, 128),
-            (149, 128),
-            (468, 256),
-            (600, 512),
-            (1500, 1024),
-            (8000, 4096),
+            (0, 64),
+            (36, 64),
+            (149, 64),
+            (468, 128),
+            (600, 256),
+            (1500, 512),
+            (8000, 2048),
+            (12_000, 4096),
             (1 << 20, 4096),
         ] {
             assert_eq!(piece_size_for(mib << 20), kib << 10, "{mib} MiB");

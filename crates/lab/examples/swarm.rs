@@ -1,6 +1,6 @@
 //! Runs one scenario for several seeds and prints what came of it.
 //!
-//! `cargo run --release -p lab --example swarm -- [nodes=32] [mib=149] [piece-kib=128] [mbit=25] [coarser=1]
+//! `cargo run --release -p lab --example swarm -- [nodes=32] [mib=149] [piece-kib=64] [mbit=25] [coarser=1]
 //! [seeds=1] [have=adaptive|bep3|suppress|fixed] [degree=8] [seed-degree=24] [known=0] [all=0] [rack=0]
 //! [measured=0] [checked=0] [latency-us=100]`; `rack=32` makes racks of 32 nodes whose uplink carries a quarter of their links.
 
@@ -22,7 +22,7 @@ fn main() {
     for seed in 1..=number("seeds", 1) {
         let scenario = Scenario {
             seed,
-            piece_bytes: u32::try_from(number("piece-kib", 128) << 10).unwrap_or(u32::MAX),
+            piece_bytes: u32::try_from(number("piece-kib", 64) << 10).unwrap_or(u32::MAX),
             rates: LinkRates { egress_bytes_s: rate, ingress_bytes_s: rate },
             racks: (small("rack", 0) > 0).then(|| (small("rack", 0), rate * number("rack", 0) / 4)),
             meeting: if number("all", 0) > 0 {

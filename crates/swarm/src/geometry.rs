@@ -5,7 +5,7 @@ use crate::PIECES_MAX;
 /// What one request asks for at most: 16 KiB (BEP 3; stock peers refuse more).
 pub const BLOCK_BYTES: u32 = 16 * 1024;
 
-/// Largest piece length taken from a metainfo: 64 MiB. Ours are 128 KiB to 4 MiB.
+/// Largest piece length taken from a metainfo: 64 MiB. Ours are 64 KiB to 4 MiB.
 pub const PIECE_BYTES_MAX: u32 = 64 * 1024 * 1024;
 
 /// A piece that exists in its torrent; made only by [`Geometry`].

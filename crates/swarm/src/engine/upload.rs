@@ -96,7 +96,7 @@ const SLOT_STALL: Duration = Duration::from_millis(100);
 /// How much is given to the driver ahead of the network, in time and in bytes: enough to keep a socket busy,
 /// little enough that a cancel or a HAVE doesn't queue behind it.
 const SEND_AHEAD: Duration = Duration::from_millis(20);
-const SEND_AHEAD_BYTES_MIN: u64 = 4 * BLOCK_BYTES as u64;
+const SEND_AHEAD_BYTES_MIN: u64 = 2 * BLOCK_BYTES as u64;
 const SEND_AHEAD_BYTES_MAX: u64 = 1024 * 1024;
 
 /// One peer that is being served.

@@ -52,7 +52,7 @@ pub(super) struct SeedArguments {
     /// When pieces are announced: bep3, suppress, fixed:MS or adaptive
     #[arg(long, value_name = "POLICY", default_value = "adaptive")]
     have: HavePolicy,
-    /// Length of a piece, a power of two [default: that of the image's torrent, else one that makes about 1500]
+    /// Length of a piece, a power of two [default: that of the image's torrent, else one that makes about 3000]
     #[arg(long, value_name = "BYTES")]
     piece_bytes: Option<u32>,
     /// One JSON object per line

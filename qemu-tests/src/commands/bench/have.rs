@@ -51,10 +51,10 @@ struct Case {
 
 /// 24 pieces per second and node at 100 Mbit/s, 230 at 1 Gbit/s.
 const CASES: [Case; 4] = [
-    Case { name: "n1000", nodes: 1000, mbit: 100, mib: 596, piece_kib: 512, coarser: 8 },
-    Case { name: "n256", nodes: 256, mbit: 100, mib: 596, piece_kib: 512, coarser: 8 },
-    Case { name: "n32-gbit", nodes: 32, mbit: 1000, mib: 596, piece_kib: 512, coarser: 4 },
-    Case { name: "n32", nodes: 32, mbit: 100, mib: 596, piece_kib: 512, coarser: 1 },
+    Case { name: "n1000", nodes: 1000, mbit: 100, mib: 596, piece_kib: 256, coarser: 8 },
+    Case { name: "n256", nodes: 256, mbit: 100, mib: 596, piece_kib: 256, coarser: 8 },
+    Case { name: "n32-gbit", nodes: 32, mbit: 1000, mib: 596, piece_kib: 256, coarser: 4 },
+    Case { name: "n32", nodes: 32, mbit: 100, mib: 596, piece_kib: 256, coarser: 1 },
 ];
 
 impl Contender {

@@ -14,7 +14,7 @@ use crate::commands::bench::swarm::{Entry, Row, Turns};
 const NODES: usize = 32;
 const MBIT: u64 = 25;
 const MIB: u64 = 149;
-const PIECE_KIB: u32 = 128;
+const PIECE_KIB: u32 = 64;
 
 /// As a case.
 pub(super) const NAME: &str = "bed";
