@@ -4,13 +4,10 @@
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 
-use boot_menu::{
-    Facts, Firmware, NodeRule, RawChoice, Sections, Server, check, grub, ipxe, preview, pxelinux,
-};
+use boot_menu::{Facts, Firmware, NodeRule, RawChoice, Sections, Server, check};
 use toml::de::DeTable;
 
-#[path = "../../crates/boot-menu/src/tests/oracle.rs"]
-mod oracle;
+mod judge;
 
 /// Entries and menus that are rendered alone; more find nothing that these don't.
 const ALONE_MAX: usize = 8;
@@ -55,13 +52,7 @@ pub fn menus(data: &[u8]) {
             [menus.resolve_entry(&facts, &server, name), menus.resolve_menu(&facts, &server, name)]
         });
         for plan in alone.flatten().chain(menus.resolve(&facts, &server, |_| false)) {
-            for authorised in [false, true] {
-                oracle::judge_ipxe(&ipxe::script(&plan, &server, authorised))
-                    .expect("an iPXE script of ours");
-            }
-            oracle::judge_grub(&grub::config(&plan, &server, mac)).expect("a GRUB configuration of ours");
-            oracle::judge_pxelinux(&pxelinux::config(&plan, mac)).expect("a PXELINUX configuration of ours");
-            let _ = preview::draw(&plan);
+            judge::plan(&plan, &server, mac);
         }
     }
 }

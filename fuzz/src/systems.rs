@@ -2,30 +2,19 @@
 //!
 //! Never depends on the fuzzer: the same function replays the corpus in `crates/system-steps/tests/corpus.rs`.
 
+mod shelf;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 
 use serde::Deserialize;
-use system_steps::{Node, RawSystem, STEP_BYTES_MAX, Source, SourceFile, SourceKind, Systems, check};
+use system_steps::{Node, RawSystem, STEP_BYTES_MAX, Systems, check};
 use toml::Spanned;
+
+use shelf::Shelf;
 
 #[derive(Deserialize)]
 struct File {
     system: Spanned<RawSystem>,
-}
-
-/// An overlay of one file, which is also every hook.
-struct Shelf<'a>(&'a str, &'a [u8]);
-
-impl Source for Shelf<'_> {
-    fn folder(&self, _: &Path) -> Result<Vec<SourceFile>, String> {
-        let kind = SourceKind::File(self.1.to_vec());
-        Ok(vec![SourceFile { path: self.0.to_owned(), mode: 0o644, kind }])
-    }
-
-    fn file(&self, _: &Path) -> Result<Vec<u8>, String> {
-        Ok(self.1.to_vec())
-    }
 }
 
 /// The table up to a NUL, a path of the overlay up to the next, the file's bytes. Whatever is taken, no file of a step

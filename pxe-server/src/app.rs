@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
+use site_file::Site;
+
 use crate::boot_sharing::BootSharing;
 use crate::bundle::Bundle;
 use crate::deltas::Deltas;
 use crate::deployments::Deployments;
 use crate::images::Images;
 use crate::nodes::Nodes;
-use crate::site::Site;
 use crate::swarm_service::SwarmService;
 use crate::tasks::TaskMaker;
 

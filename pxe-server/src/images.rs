@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use anyhow::{Context as _, Result, bail};
 use image_format::{MANIFEST_BYTES_MAX, Manifest, parse_manifest, verify_signature};
 use serde::{Deserialize, Serialize};
+use site_file::Untrusted;
 use store::{Expect, Store, Write};
 use swarm::Metainfo;
 
@@ -89,19 +90,6 @@ pub(crate) struct ImageRules<'a> {
     pub(crate) trusted: &'a [String],
     /// What to do with an image that none of them signed.
     pub(crate) untrusted: Untrusted,
-}
-
-/// What becomes of an image that no trusted key signed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Untrusted {
-    /// The server does not start.
-    #[default]
-    Refuse,
-    /// It is deployed, and nodes are told to let it through.
-    Allow,
-    /// It is offered as it is, and each node refuses it by itself: what a server in a stranger's hands would do, for
-    /// the tests that show that this gains nothing.
-    LeaveToNodes,
 }
 
 /// That the pieces of a file were read and found right, stored under `image/ID`.

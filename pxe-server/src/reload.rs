@@ -6,13 +6,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
+use site_file::{DhcpConfig, Overrides, Site};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::api::blocking;
 use crate::menus::Current;
-use crate::netboot::{DhcpChange, DhcpChanges, DhcpConfig};
+use crate::netboot::{DhcpChange, DhcpChanges};
 use crate::nodes::Nodes;
-use crate::site::{Overrides, Site, read_site};
+use crate::site::read_site;
 use crate::tls::Stop;
 
 /// Where the site comes from.

@@ -12,11 +12,12 @@ use node_api::{
     FirmwareKind, Handover, ImageTask, LingerRule, NodeIdentity, ReuseTask, SignedTask, SigningKey,
     SwarmTask, Task, TaskBinding, paths,
 };
+use site_file::Changeable;
 use system_steps::{Made, Node, StepsError};
 
 use crate::deployments::Deployment;
 use crate::images::Image;
-use crate::menus::{Changeable, Current};
+use crate::menus::Current;
 use crate::nodes::record::NodeRecord;
 use crate::policy::Relays;
 

@@ -39,5 +39,5 @@ pub use program::{Architecture, Program};
 pub use record::LeaseRecord;
 pub use settings::{
     BootNames, Hint, Mode, POOL_ADDRESSES_MAX, Refused, Reservation, Seen, Settings, Subnet, UefiLoader,
-    UefiProxy,
+    UefiProxy, pool_size,
 };

@@ -12,6 +12,12 @@ use crate::program::Program;
 /// Addresses of one subnet's pools; bounds memory, and a broadcast domain of more is no good idea.
 pub const POOL_ADDRESSES_MAX: u32 = 65_536;
 
+/// Addresses in a pool.
+#[must_use]
+pub fn pool_size(pool: &RangeInclusive<Ipv4Addr>) -> u64 {
+    u64::from(u32::from(*pool.end()).saturating_sub(u32::from(*pool.start()))).saturating_add(1)
+}
+
 /// What the server says of itself and gives.
 #[derive(Clone, Debug)]
 pub struct Settings {

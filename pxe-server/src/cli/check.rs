@@ -7,9 +7,10 @@ use anyhow::{Result, bail};
 use boot_menu::{Facts, Firmware};
 use clap::Args;
 use dhcp_wire::MacAddr;
+use site_file::{Overrides, Site};
 
 use super::menu::server;
-use crate::site::{Overrides, Site, read_site};
+use crate::site::read_site;
 use crate::tasks::steps;
 
 #[derive(Args)]

@@ -11,13 +11,13 @@ use clap::{Args, Subcommand, ValueEnum};
 use dhcp_wire::MacAddr;
 use nix::sys::termios::{LocalFlags, SetArg, tcgetattr, tcsetattr};
 use node_api::FirmwareKind;
+use site_file::Site;
 
 use super::check::read_alone;
 use crate::menus::{self, Give, password};
 use crate::netboot::{
     self, Asks, BootDecision, BootFiles, BootPolicy, BootRequest, DhcpSeen, Loader, script_url,
 };
-use crate::site::Site;
 
 /// Stand for what is made when a node asks.
 const TOKEN: &str = "TOKEN";

@@ -19,11 +19,11 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 use clap::{Args, Parser, Subcommand};
+use site_file::Overrides;
 use tracing_subscriber::EnvFilter;
 
 use crate::privileges::Bound;
 use crate::reload::SiteSource;
-use crate::site::Overrides;
 use client::AdminClient;
 
 #[derive(Parser)]

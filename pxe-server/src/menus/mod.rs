@@ -6,27 +6,12 @@ mod answer;
 mod once;
 pub(crate) mod password;
 
-use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use boot_menu::Menus;
-use system_steps::Systems;
+use site_file::Changeable;
 
 pub(crate) use answer::{Give, answer, facts};
 pub(crate) use once::{OnceBook, once_key};
-
-/// What of the site can change while the server runs.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub(crate) struct Changeable {
-    /// What nodes get beside what the server has for them.
-    pub(crate) menus: Menus,
-    /// Directory of the files that menus name.
-    pub(crate) menu_files: Option<PathBuf>,
-    /// Added to the agent's kernel command line.
-    pub(crate) boot_arguments: String,
-    /// What installed systems are beside their names and keys.
-    pub(crate) systems: Systems,
-}
 
 /// The newest good version of it. A reader keeps what it has: no transfer and no script is half old, half new.
 #[derive(Debug)]

@@ -4,10 +4,11 @@
 
 use anyhow::{Context as _, Result};
 use dhcp_engine::{BootNames, Settings};
+use site_file::DhcpConfig;
 use tokio::sync::mpsc;
 
 use super::SharedPeers;
-use super::dhcp::{self, DhcpConfig, Place};
+use super::dhcp::{self, Place};
 
 /// The way of new settings to a running DHCP server.
 #[derive(Clone)]

@@ -21,6 +21,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use dhcp_engine::{BootNames, Mode, Settings};
+use site_file::DhcpConfig;
 use store::Store;
 use tracing::{info, warn};
 
@@ -33,7 +34,6 @@ use self::tftp::Tftp;
 pub(crate) use self::boot_files::{KNOWN as BOOT_PROGRAMS, Known as BootProgram};
 pub(crate) use self::http::{BootPeers, SharedPeers};
 pub(crate) use change::{DhcpChange, DhcpChanges};
-pub(crate) use dhcp::{DEFAULT_LEASE, DhcpConfig, DhcpMode, Network};
 pub(crate) use http::{REALM, md5_hex, script_url, told};
 pub(crate) use policy::{
     Architecture, Asks, BootDecision, BootFiles, BootPolicy, BootRequest, DhcpSeen, FirstLoader, Hint,

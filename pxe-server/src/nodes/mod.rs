@@ -19,13 +19,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use anyhow::{Context as _, Result, bail};
 use dhcp_wire::MacAddr;
+use site_file::{ApproveRules, SiteNode};
 use store::{Commit, Expect, Store, Versioned, Write};
 use tokio::sync::Notify;
 
 use crate::clock::now_unix_ms;
 use crate::keys::random;
 use crate::recent::Recent;
-use crate::site::{ApproveRules, SiteNode};
 use arrivals::{PASSING_MAX, STORED_MAX};
 pub(crate) use boot::{Boot, Refusal};
 use live::Live;

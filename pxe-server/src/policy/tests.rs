@@ -1,13 +1,14 @@
 mod secure_boot;
 
 use node_api::FirmwareKind;
+use site_file::Overrides;
 use store::Store;
 
 use super::*;
 use crate::bundle::tests::{make_bundle, trust};
 use crate::netboot::Asks;
 use crate::nodes::NodeRules;
-use crate::site::{Overrides, parse_site};
+use crate::site::parse_site;
 
 const MAC: MacAddr = MacAddr([0x52, 0x54, 0, 0, 0, 1]);
 

@@ -2,119 +2,11 @@
 
 use std::net::Ipv4Addr;
 use std::ops::RangeInclusive;
-use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
-use dhcp_engine::{BootNames, Mode, POOL_ADDRESSES_MAX, Prefix, Reservation, Settings, Subnet, UefiProxy};
+use dhcp_engine::{BootNames, Mode, POOL_ADDRESSES_MAX, Prefix, Reservation, Settings, pool_size};
 use dhcp_wire::MacAddr;
-
-/// An hour suits most sites.
-pub(crate) const DEFAULT_LEASE: Duration = Duration::from_secs(3600);
-
-/// How to give addresses.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub(crate) struct DhcpConfig {
-    /// Whether to.
-    pub(crate) mode: DhcpMode,
-    /// A node that asks for an address that we don't know is told no: there is no other server.
-    pub(crate) authoritative: bool,
-    /// New dynamic addresses are not probed before they are offered.
-    pub(crate) unprobed: bool,
-    /// How UEFI is answered in mode `Proxy`.
-    pub(crate) uefi_proxy: UefiProxy,
-    /// The network on the interface.
-    pub(crate) link: Network,
-    /// Networks behind relays.
-    pub(crate) subnets: Vec<(Prefix, Network)>,
-    /// Addresses that belong to one node each.
-    pub(crate) reservations: Vec<Reservation>,
-}
-
-/// Who gives addresses.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum DhcpMode {
-    /// This server.
-    #[default]
-    Dhcp,
-    /// Another one; this one says what to boot.
-    Proxy,
-    /// Another one, which also says what to boot.
-    Off,
-}
-
-/// One network of nodes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Network {
-    /// Addresses for nodes; none takes the upper half of the interface's network.
-    pub(crate) pools: Vec<RangeInclusive<Ipv4Addr>>,
-    /// Addresses of the pools that are somebody's already.
-    pub(crate) excluded: Vec<Ipv4Addr>,
-    /// Relays that ask for this network with an address that is not in it.
-    pub(crate) relays: Vec<Ipv4Addr>,
-    /// Router that nodes are told; `None` tells none.
-    pub(crate) router: Option<Ipv4Addr>,
-    /// Name servers that nodes are told.
-    pub(crate) dns: Vec<Ipv4Addr>,
-    /// Domain that nodes are told.
-    pub(crate) domain: Option<String>,
-    /// How long a node keeps its address without asking again.
-    pub(crate) lease: Duration,
-}
-
-impl Default for Network {
-    fn default() -> Self {
-        Self {
-            pools: Vec::new(),
-            excluded: Vec::new(),
-            relays: Vec::new(),
-            router: None,
-            dns: Vec::new(),
-            domain: None,
-            lease: DEFAULT_LEASE,
-        }
-    }
-}
-
-impl Network {
-    /// What is wrong with its pools in the network `prefix`: one sentence each, with what to write instead.
-    pub(crate) fn problems(&self, prefix: Prefix) -> Vec<String> {
-        let mut problems = Vec::new();
-        for (number, pool) in self.pools.iter().enumerate() {
-            let (first, last) = (pool.start(), pool.end());
-            if !prefix.has_node(*first) || !prefix.has_node(*last) {
-                problems.push(format!(
-                    "the pool {first}-{last} is not within the nodes' addresses of the network {prefix}"
-                ));
-            }
-            let earlier = self.pools.iter().take(number);
-            for other in earlier.filter(|other| other.start() <= last && first <= other.end()) {
-                let (start, end) = (other.start(), other.end());
-                problems
-                    .push(format!("the pools {start}-{end} and {first}-{last} overlap; make one of them"));
-            }
-        }
-        let size: u64 = self.pools.iter().map(pool_size).sum();
-        if size > u64::from(POOL_ADDRESSES_MAX) {
-            problems.push(format!(
-                "the pools of {prefix} have {size} addresses; at most {POOL_ADDRESSES_MAX} can be given out"
-            ));
-        }
-        problems
-    }
-
-    fn subnet(&self, prefix: Prefix) -> Subnet {
-        Subnet {
-            prefix,
-            pools: self.pools.clone(),
-            excluded: self.excluded.clone(),
-            relays: self.relays.clone(),
-            router: self.router,
-            dns: self.dns.clone(),
-            domain: self.domain.clone(),
-            lease: self.lease,
-        }
-    }
-}
+use site_file::{DhcpConfig, DhcpMode};
 
 /// Where the server is.
 #[derive(Clone, Copy, Debug)]
@@ -196,13 +88,10 @@ fn upper_half(prefix: Prefix) -> anyhow::Result<RangeInclusive<Ipv4Addr>> {
     Ok(Ipv4Addr::from(last - half.min(POOL_ADDRESSES_MAX) + 1)..=Ipv4Addr::from(last))
 }
 
-fn pool_size(pool: &RangeInclusive<Ipv4Addr>) -> u64 {
-    u64::from(u32::from(*pool.end()).saturating_sub(u32::from(*pool.start()))).saturating_add(1)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use site_file::Network;
 
     fn with_pools(pools: &[[&str; 2]], network: &str) -> Result<String, String> {
         let pools = pools.iter().map(|[first, last]| first.parse().unwrap()..=last.parse().unwrap());

@@ -13,7 +13,6 @@ mod leases;
 #[cfg(test)]
 pub(super) mod tests;
 
-pub(crate) use config::{DEFAULT_LEASE, DhcpConfig, DhcpMode, Network};
 pub(super) use config::{Place, nodes_on_link, pools_text, settings};
 pub(super) use driver::Dhcp;
 

@@ -10,9 +10,9 @@ use dhcp_engine::{LeaseRecord, Moment, Reservation};
 use dhcp_wire::{Answer, Asker, MacAddr, Message, MessageKind};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use site_file::{DhcpConfig, DhcpMode, Network};
 use store::Store;
 
-use super::{DhcpConfig, DhcpMode, Network};
 use crate::netboot::tests::{NodeSpace, in_a_namespace, run, start_with};
 use crate::netboot::{Netboot, NetbootCounts};
 

@@ -8,12 +8,11 @@ use std::path::{Path, PathBuf};
 use dhcp_wire::MacAddr;
 use disk_layout::{Chosen, Layout, Plan, PlanError, Seeds};
 use node_api::{Handover, paths};
+use system_steps::Source;
 use toml::Spanned;
 
-use crate::images::Untrusted;
-
-use super::raw::{RawNode, RawServer, RawSite};
-use super::{ApproveRules, Overrides, Site, SiteNode, is_node_name};
+use crate::raw::{RawNode, RawServer, RawSite};
+use crate::{ApproveRules, Overrides, Site, SiteNode, Untrusted};
 
 const DEFAULT_HTTP_PORT: u16 = 80;
 const DEFAULT_ADMIN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
@@ -24,36 +23,41 @@ const DEFAULT_LINGER_MAX_S: u64 = 300;
 const LINGER_MAX_S: u64 = 86_400;
 
 /// Collects problems while values are made.
-pub(super) struct Checker<'a> {
+pub(crate) struct Checker<'a> {
     file: &'a str,
     text: &'a str,
-    pub(super) problems: Vec<String>,
+    pub(crate) problems: Vec<String>,
 }
 
 impl<'a> Checker<'a> {
-    pub(super) fn new(file: &'a str, text: &'a str) -> Self {
+    pub(crate) fn new(file: &'a str, text: &'a str) -> Self {
         Self { file, text, problems: Vec::new() }
     }
 
     /// Adds a problem at a place of the file.
-    pub(super) fn problem(&mut self, span: Option<Range<usize>>, what: impl std::fmt::Display) {
+    pub(crate) fn problem(&mut self, span: Option<Range<usize>>, what: impl std::fmt::Display) {
         let line = span.map(|span| {
             let before = self.text.as_bytes().get(..span.start).unwrap_or_default();
             before.iter().filter(|byte| **byte == b'\n').count() + 1
         });
-        // An error message of the parser may have several lines; ours have one.
-        let what = what.to_string().replace('\n', " ");
+        // An error message of the parser may have several lines, and it may quote what a terminal would obey.
+        let what = what.to_string().replace(char::is_control, " ");
         let place = line.map_or_else(|| self.file.to_owned(), |line| format!("{}:{line}", self.file));
         self.problems.push(format!("{place}: {what}"));
     }
 
     /// The site, as far as it could be made; only good if no problem was found.
-    pub(super) fn check(&mut self, mut raw: RawSite, base: Option<&Path>, overrides: &Overrides) -> Site {
+    pub(crate) fn check(
+        &mut self,
+        mut raw: RawSite,
+        (base, beside): (Option<&Path>, &dyn Source),
+        overrides: &Overrides,
+    ) -> Site {
         let in_base = |path: PathBuf| base.map_or_else(|| path.clone(), |base| base.join(&path));
         let all_in_base =
             |paths: Option<Vec<PathBuf>>| paths.unwrap_or_default().into_iter().map(in_base).collect();
         let menus = self.menus(std::mem::take(&mut raw.menus), &raw.nodes);
-        let systems = self.systems(&mut raw, &menus, base);
+        let systems = self.systems(&mut raw, &menus, beside);
         let menu_files = self.menu_files(raw.boot.menu_files, base);
         let layout = self.layout(raw.layout);
         let mut trust: Vec<PathBuf> = all_in_base(raw.image.trust);
@@ -261,7 +265,7 @@ impl<'a> Checker<'a> {
         nodes
     }
 
-    pub(super) fn mac(&mut self, text: &Spanned<String>, field: &str) -> Option<MacAddr> {
+    pub(crate) fn mac(&mut self, text: &Spanned<String>, field: &str) -> Option<MacAddr> {
         let mac = text.get_ref().parse::<MacAddr>().ok().filter(|mac| mac.is_unicast());
         if mac.is_none() {
             let what = format!(
@@ -273,7 +277,7 @@ impl<'a> Checker<'a> {
         mac
     }
 
-    pub(super) fn parsed<T: std::str::FromStr>(
+    pub(crate) fn parsed<T: std::str::FromStr>(
         &mut self,
         text: Option<&Spanned<String>>,
         field: &str,
@@ -289,4 +293,13 @@ impl<'a> Checker<'a> {
         }
         value
     }
+}
+
+/// Whether a text can be the name of a node: a host name label (RFC 1123 section 2.1) in lower case.
+fn is_node_name(name: &str) -> bool {
+    let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    (1..=63).contains(&name.len())
+        && name.bytes().all(inner)
+        && !name.starts_with('-')
+        && !name.ends_with('-')
 }

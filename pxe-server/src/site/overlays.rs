@@ -1,48 +1,24 @@
-//! The part of the site that is about installed systems: `system-steps` checks it, here its files are read and its
-//! problems get their lines.
+//! Overlays, hooks and user data from the server's disk.
+//!
+//! Never follows a link of an overlay.
 
 use std::fs;
 use std::os::unix::ffi::OsStringExt as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-use boot_menu::Menus;
-use system_steps::{STEP_BYTES_MAX, Source, SourceFile, SourceKind, Systems};
-
-use super::RawSite;
-use super::check::Checker;
+use system_steps::{STEP_BYTES_MAX, Source, SourceFile, SourceKind};
 
 /// Files, links and directories of one overlay; more belongs in the image.
 const OVERLAY_FILES_MAX: usize = 4096;
 
-impl Checker<'_> {
-    pub(super) fn systems(&mut self, raw: &mut RawSite, menus: &Menus, base: Option<&Path>) -> Systems {
-        let variables = menus.variable_names();
-        let source = Disk { base: base.map(Path::to_owned).unwrap_or_default() };
-        let site = raw.system.take().map(|system| ("default".to_owned(), system));
-        let groups = std::mem::take(&mut raw.group_systems);
-        let groups = groups.into_iter().map(|(name, system)| (format!("group.{name}"), system));
-        let nodes = raw.nodes.iter_mut();
-        let nodes =
-            nodes.filter_map(|node| Some((format!("node.{}", node.name.get_ref()), node.system.take()?)));
-        let mut systems = Systems::default();
-        for (rule, system) in site.into_iter().chain(groups).chain(nodes) {
-            let checked = system_steps::check(system, &variables, &source);
-            for problem in checked.problems {
-                self.problem(problem.span, problem.what);
-            }
-            systems.add(rule, checked.settings);
-        }
-        systems
-    }
+/// What lies beside the site file.
+pub(super) struct Beside {
+    /// The directory that paths are relative to.
+    pub(super) base: PathBuf,
 }
 
-/// Overlays, hooks and user data beside the site file.
-struct Disk {
-    base: PathBuf,
-}
-
-impl Source for Disk {
+impl Source for Beside {
     fn folder(&self, path: &Path) -> Result<Vec<SourceFile>, String> {
         let top = self.base.join(path);
         let (mut found, mut left, mut bytes) = (Vec::new(), vec![top.clone()], 0);

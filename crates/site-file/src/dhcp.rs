@@ -8,9 +8,9 @@ use dhcp_engine::{Prefix, Reservation, UefiProxy};
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::check::Checker;
-use super::raw::RawNode;
-use crate::netboot::{DEFAULT_LEASE, DhcpConfig, DhcpMode, Network};
+use crate::check::Checker;
+use crate::network::{DEFAULT_LEASE, DhcpConfig, DhcpMode, Network};
+use crate::raw::RawNode;
 
 /// Below, nodes renew all the time; above, addresses of nodes that are gone stay taken for weeks.
 const LEASE_S: RangeInclusive<u32> = 60..=604_800;
@@ -80,7 +80,7 @@ struct RawSubnet {
 }
 
 impl Checker<'_> {
-    pub(super) fn dhcp(&mut self, raw: &RawDhcp, nodes: &[RawNode]) -> DhcpConfig {
+    pub(crate) fn dhcp(&mut self, raw: &RawDhcp, nodes: &[RawNode]) -> DhcpConfig {
         let mode = [("dhcp", DhcpMode::Dhcp), ("proxy", DhcpMode::Proxy), ("off", DhcpMode::Off)];
         let uefi_proxy = [("binl", UefiProxy::Binl), ("direct", UefiProxy::Direct)];
         let link = Network {
@@ -232,12 +232,7 @@ fn range(text: &str) -> Option<RangeInclusive<Ipv4Addr>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::site::tests::{check, overrides};
-    use crate::site::{Site, parse_site};
-
-    fn site(text: &str) -> Site {
-        parse_site("site.toml", text, None, &overrides()).unwrap()
-    }
+    use crate::tests::{check, site};
 
     #[test]
     fn networks_pools_and_addresses_of_nodes_are_read() {

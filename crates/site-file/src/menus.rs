@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 use boot_menu::{Menus, NodeRule, RawChoice, Sections};
 use toml::Spanned;
 
-use super::check::Checker;
-use super::raw::RawNode;
+use crate::check::Checker;
+use crate::raw::RawNode;
 
 impl Checker<'_> {
-    pub(super) fn menus(&mut self, sections: Sections, nodes: &[RawNode]) -> Menus {
+    pub(crate) fn menus(&mut self, sections: Sections, nodes: &[RawNode]) -> Menus {
         // A node with a wrong address is a problem elsewhere.
         let rules = nodes.iter().filter_map(|node| {
             let mac = node.mac.get_ref().parse().ok()?;
@@ -31,7 +31,7 @@ impl Checker<'_> {
         menus
     }
 
-    pub(super) fn menu_files(
+    pub(crate) fn menu_files(
         &mut self,
         path: Option<Spanned<PathBuf>>,
         base: Option<&Path>,

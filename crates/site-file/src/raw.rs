@@ -9,7 +9,7 @@ use serde::Deserialize;
 use system_steps::RawSystem;
 use toml::Spanned;
 
-use super::dhcp::RawDhcp;
+use crate::dhcp::RawDhcp;
 
 /// The sections of `site.toml`; what is absent keeps its default.
 #[derive(Debug, Default)]
