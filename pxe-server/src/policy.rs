@@ -14,8 +14,8 @@ use crate::clock::now_unix_ms;
 use crate::fetches::Fetches;
 use crate::menus::{self, Current, Give, OnceBook};
 use crate::netboot::{
-    Architecture, BootDecision, BootFiles, BootPolicy, BootRequest, DhcpSeen, FirstLoader, Hint, Loader,
-    Program, Refused, UefiLoader,
+    BootDecision, BootFiles, BootPolicy, BootRequest, DhcpSeen, FirstLoader, Hint, Loader, Program, Refused,
+    UefiLoader,
 };
 use crate::nodes::{Boot, Nodes};
 use crate::recent::Recent;
@@ -131,14 +131,11 @@ impl Policy {
     /// What is remembered of a machine that begins to boot over the network.
     fn begins(&self, seen: &DhcpSeen) -> Result<()> {
         self.nodes.discover(seen.mac)?;
+        self.fetches.has_address(seen.mac, seen.address);
         match seen.program {
             Program::Ipxe => self.runs_ipxe(seen.mac),
             _ if seen.refused == Some(Refused::Ipxe) => self.refused_ipxe(seen.mac),
             _ if seen.refused == Some(Refused::Shim) => self.refused_shim(seen.mac),
-            Program::PxeRom(Architecture::X64) | Program::UefiHttp(Architecture::X64) => {
-                self.fetches.has_address(seen.mac, seen.address);
-                Ok(())
-            }
             Program::PxeRom(_) | Program::UefiHttp(_) | Program::System => Ok(()),
         }
     }
@@ -204,6 +201,10 @@ impl BootPolicy for Policy {
         if let Err(error) = self.nodes.runs_shim(mac) {
             tracing::warn!(%mac, "{error:#}");
         }
+    }
+
+    fn node_at(&self, address: Ipv4Addr) -> Option<MacAddr> {
+        self.fetches.machine(address).filter(|mac| self.nodes.hint(*mac).known)
     }
 
     fn decide(&self, request: &BootRequest, server: &Server) -> BootDecision {

@@ -36,8 +36,8 @@ pub(crate) use self::http::{BootPeers, SharedPeers};
 pub(crate) use change::{DhcpChange, DhcpChanges};
 pub(crate) use http::{REALM, md5_hex, script_url, told};
 pub(crate) use policy::{
-    Architecture, Asks, BootDecision, BootFiles, BootPolicy, BootRequest, DhcpSeen, FirstLoader, Hint,
-    Loader, Program, Refused, UefiLoader,
+    Asks, BootDecision, BootFiles, BootPolicy, BootRequest, DhcpSeen, FirstLoader, Hint, Loader, Program,
+    Refused, UefiLoader,
 };
 
 /// Where Debian's package `ipxe` puts its boot programs.

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use dhcp_wire::MacAddr;
 use node_api::FirmwareKind;
 
-pub(crate) use dhcp_engine::{Architecture, Hint, Program, Refused, Seen as DhcpSeen, UefiLoader};
+pub(crate) use dhcp_engine::{Hint, Program, Refused, Seen as DhcpSeen, UefiLoader};
 
 /// Who a node is and what it boots. Calls but `hint` and `saw_fetched` may block for milliseconds; none of those
 /// is made from a socket's loop.
@@ -22,6 +22,10 @@ pub(crate) trait BootPolicy: Send + Sync {
     fn saw_fetched(&self, _address: Ipv4Addr, _what: FirstLoader) {}
     /// Shim runs on the machine at this address: it asks for what only shim asks for.
     fn saw_shim_run(&self, _address: Ipv4Addr) {}
+    /// The one of the site's own nodes that has this address.
+    fn node_at(&self, _address: Ipv4Addr) -> Option<MacAddr> {
+        None
+    }
     /// What the node that fetches its boot script shall do. `server` is where it finds more.
     fn decide(&self, request: &BootRequest, server: &boot_menu::Server) -> BootDecision;
     /// A node begins to fetch `vmlinuz` or `initrd.img` (stage `load`).

@@ -1,5 +1,6 @@
 mod secure_boot;
 
+use dhcp_engine::Architecture;
 use node_api::FirmwareKind;
 use site_file::Overrides;
 use store::Store;

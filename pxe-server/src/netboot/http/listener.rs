@@ -3,7 +3,6 @@
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -16,14 +15,14 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Sleep};
 use tower_service::Service as _;
 use tracing::debug;
 
+use super::connections::{Connection, Connections};
 use super::shares::{Share, Shares};
 
-/// Connections at a time; further ones wait in the kernel's queue.
+/// Connections at a time; beyond it each new one ends the one that has stood still longest.
 const CONNECTIONS_MAX: usize = 4096;
 /// Connections of one address at a time; a node needs one or two, a whole rack may sit behind one.
 const CONNECTIONS_PER_ADDRESS_MAX: usize = 512;
@@ -39,14 +38,17 @@ const BUFFER_BYTES_MAX: usize = 64 << 10;
 /// Accepts connections within the bounds above.
 pub(super) struct BootListener {
     tcp: TcpListener,
-    places: Arc<Semaphore>,
+    connections: Connections,
     shares: Shares,
 }
 
 impl BootListener {
     pub(super) fn new(tcp: TcpListener) -> Self {
-        let shares = Shares::new(CONNECTIONS_PER_ADDRESS_MAX);
-        Self { tcp, places: Arc::new(Semaphore::new(CONNECTIONS_MAX)), shares }
+        Self::with_bounds(tcp, CONNECTIONS_MAX, CONNECTIONS_PER_ADDRESS_MAX)
+    }
+
+    pub(super) fn with_bounds(tcp: TcpListener, max: usize, per_address_max: usize) -> Self {
+        Self { tcp, connections: Connections::new(max), shares: Shares::new(per_address_max) }
     }
 
     /// Has `router` answer for as long as this is polled, and those who are connected then to their end.
@@ -59,17 +61,12 @@ impl BootListener {
 
     async fn accept(&self) -> (BootStream, SocketAddr) {
         loop {
-            let Ok(place) = Arc::clone(&self.places).acquire_owned().await else {
-                // Nobody closes the semaphore; should it be closed, nothing more is accepted.
-                std::future::pending::<()>().await;
-                continue;
-            };
             match self.tcp.accept().await {
                 Ok((stream, peer)) => {
                     // Answers are small or end in a full buffer; waiting for more only delays them.
                     let _ = stream.set_nodelay(true);
                     if let Some(share) = self.shares.take(peer.ip()) {
-                        return (BootStream::new(stream, place, share), peer);
+                        return (BootStream::new(stream, self.connections.open(Instant::now()), share), peer);
                     }
                     debug!(%peer, "too many connections of one address");
                 }
@@ -83,19 +80,22 @@ impl BootListener {
 }
 
 async fn answer(stream: BootStream, peer: SocketAddr, router: Router) {
+    let ended = stream.connection.ended();
     let service = service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(ConnectInfo(peer));
         router.clone().call(request)
     });
-    let answered = http1::Builder::new()
+    let serving = http1::Builder::new()
         // QUIRK(GRUB): finds `Content-Length` in this spelling only, and takes a file without it for empty, up to 2.06
         // in its own HTTP and to this day in Red Hat's over the firmware's; RFC 9110 section 5.1 allows any.
         .title_case_headers(true)
         .max_buf_size(BUFFER_BYTES_MAX)
-        .serve_connection(TokioIo::new(stream), service)
-        .await;
-    if let Err(error) = answered {
-        debug!(%peer, %error, "a connection ended early");
+        .serve_connection(TokioIo::new(stream), service);
+    tokio::select! {
+        answered = serving => if let Err(error) = answered {
+            debug!(%peer, %error, "a connection ended early");
+        },
+        () = ended.notified() => debug!(%peer, "a connection that stood still made room for another"),
     }
 }
 
@@ -106,19 +106,14 @@ pub(super) struct BootStream {
     idle: Pin<Box<Sleep>>,
     /// A request has begun to come and nothing was sent since.
     hearing: bool,
-    _place: OwnedSemaphorePermit,
+    connection: Connection,
     _share: Share,
 }
 
 impl BootStream {
-    fn new(tcp: TcpStream, place: OwnedSemaphorePermit, share: Share) -> Self {
-        Self {
-            tcp,
-            idle: Box::pin(tokio::time::sleep(IDLE_MAX)),
-            hearing: false,
-            _place: place,
-            _share: share,
-        }
+    fn new(tcp: TcpStream, connection: Connection, share: Share) -> Self {
+        let idle = Box::pin(tokio::time::sleep(IDLE_MAX));
+        Self { tcp, idle, hearing: false, connection, _share: share }
     }
 
     /// Pushes the end away when something moved that counts, and looks whether it has come when nothing did.
@@ -130,7 +125,9 @@ impl BootStream {
     ) -> Poll<io::Result<T>> {
         if moved.is_ready() {
             if counts {
-                self.idle.as_mut().reset(Instant::now() + IDLE_MAX);
+                let now = Instant::now();
+                self.idle.as_mut().reset(now + IDLE_MAX);
+                self.connection.moved(now);
             }
             return moved;
         }

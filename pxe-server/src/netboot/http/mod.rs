@@ -2,10 +2,12 @@
 //!
 //! Never decides what a node boots, never sends a body in chunks (UEFI and GRUB want its length first).
 
+mod connections;
 mod digest;
 mod listener;
 mod objects;
 mod peers;
+mod places;
 mod ranges;
 mod script;
 mod scripts;
@@ -38,10 +40,10 @@ use self::digest::{Asked, Logins};
 use self::listener::BootListener;
 use self::objects::{ObjectError, TransferBody};
 use self::peers::Choice;
+use self::places::{Asker, Place, Places};
 use self::ranges::{Content, answer, wanted_range};
 use self::script::SCRIPT_PATH;
 use self::scripts::Told;
-use self::shares::LargePlaces;
 use super::boot_files::{BootPrograms, first_loader};
 use super::menu_files::MenuFiles;
 use super::node_files::NodeFiles;
@@ -89,7 +91,7 @@ struct Shared {
     programs: BootPrograms,
     objects: Arc<Objects>,
     files: Arc<MenuFiles>,
-    large: LargePlaces,
+    large: Places,
     /// `None` where every node is served here.
     peers: Option<SharedPeers>,
     counters: Arc<HttpCounters>,
@@ -126,7 +128,7 @@ impl Http {
             programs,
             objects: Arc::default(),
             files: Arc::default(),
-            large: LargePlaces::new(large_transfers_max),
+            large: Places::new(large_transfers_max),
             peers,
             counters: Arc::default(),
         });
@@ -268,10 +270,7 @@ async fn menu_file(
 ) -> Response {
     let Some(directory) = shared.policy.menu_files() else { return StatusCode::NOT_FOUND.into_response() };
     // Before the file is read, so that no more of them are in memory than are on their way.
-    let Some(place) = shared.large.take(peer.ip()) else {
-        shared.counters.put_off.fetch_add(1, Ordering::Relaxed);
-        return put_off();
-    };
+    let Some(place) = shared.place(peer).await else { return put_off() };
     let (reading, wanted) = (Arc::clone(&shared), name.clone());
     let read = tokio::task::spawn_blocking(move || reading.files.open(&directory, &wanted)).await;
     let (bytes, tag) = match read {
@@ -339,10 +338,7 @@ async fn boot_object(
             return (StatusCode::FOUND, [(LOCATION, location)]).into_response();
         }
     }
-    let Some(place) = shared.large.take(peer.ip()) else {
-        shared.counters.put_off.fetch_add(1, Ordering::Relaxed);
-        return put_off();
-    };
+    let Some(place) = shared.place(peer).await else { return put_off() };
     shared.counters.files.fetch_add(1, Ordering::Relaxed);
     let begins = wanted_range(&method, &headers, &content.tag, bytes.len() as u64)
         .is_none_or(|range| range.is_ok_and(|range| range.start == 0));
@@ -360,6 +356,20 @@ impl ObjectQuery {
 }
 
 impl Shared {
+    /// A place for a large transfer; without one the node is to be put off.
+    async fn place(self: &Arc<Self>, peer: SocketAddr) -> Option<Place> {
+        let asking = Arc::clone(self);
+        let asker = tokio::task::spawn_blocking(move || match asking.policy.node_at(ipv4(peer)) {
+            Some(node) => Asker::Node(node),
+            None => Asker::Stranger(peer.ip()),
+        });
+        let place = self.large.take(Instant::now(), asker.await.ok()?);
+        if place.is_none() {
+            self.counters.put_off.fetch_add(1, Ordering::Relaxed);
+        }
+        place
+    }
+
     /// Where this node gets its file. Only iPXE and our agent follow redirects: UEFI HTTP boot and GRUB do not.
     fn choose(&self, node: Ipv4Addr, headers: &HeaderMap, failed: bool) -> Choice {
         let agent = headers.get(USER_AGENT).and_then(|agent| agent.to_str().ok()).unwrap_or_default();

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use axum::body::{Bytes, HttpBody};
 use hyper::body::{Frame, SizeHint};
 
-use super::shares::LargePlace;
+use super::places::Place;
 use crate::netboot::policy::{BootFiles, BootPolicy};
 
 /// A kernel or initrd above this is a mistake, and BIOS machines could not load it.
@@ -124,17 +124,18 @@ fn read(path: &Path) -> Result<Vec<u8>, ObjectError> {
     std::fs::read(path).map_err(failed)
 }
 
-/// Part of an object on its way; holds one place among the large transfers until its last byte is handed over.
+/// Part of an object on its way; holds one place among the large transfers until its last byte is handed over, and ends
+/// when it has lost that.
 pub(super) struct TransferBody {
     rest: Bytes,
     until: Instant,
-    _place: LargePlace,
+    place: Place,
 }
 
 impl TransferBody {
-    pub(super) fn new(bytes: Bytes, place: LargePlace) -> Self {
+    pub(super) fn new(bytes: Bytes, place: Place) -> Self {
         let allowed = TRANSFER_TIME_MIN + Duration::from_secs(bytes.len() as u64 / RATE_MIN_BYTES_PER_S);
-        Self { rest: bytes, until: Instant::now() + allowed, _place: place }
+        Self { rest: bytes, until: Instant::now() + allowed, place }
     }
 }
 
@@ -149,13 +150,13 @@ impl HttpBody for TransferBody {
         if self.rest.is_empty() {
             return Poll::Ready(None);
         }
-        if Instant::now() > self.until {
+        let (now, len) = (Instant::now(), self.rest.len().min(FRAME_BYTES));
+        if now > self.until || !self.place.took(now, len) {
             return Poll::Ready(Some(Err(io::Error::new(
                 io::ErrorKind::TimedOut,
                 "the node reads too slowly",
             ))));
         }
-        let len = self.rest.len().min(FRAME_BYTES);
         Poll::Ready(Some(Ok(Frame::data(self.rest.split_to(len)))))
     }
 

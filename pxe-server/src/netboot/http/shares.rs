@@ -1,16 +1,10 @@
-//! How much of what is scarce each address has: connections, and large transfers on their way.
+//! How many connections each address has.
 //!
 //! Never waits: who finds no room is told so at once.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
-
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-
-/// Large transfers of one address at a time. A node needs one; a few more are of a loader that gave up and asks again, or
-/// of machines behind one address. Whoever asks and does not read keeps no more than these from the others.
-const LARGE_TRANSFERS_PER_ADDRESS_MAX: usize = 8;
 
 /// Counts by address, none above a bound.
 #[derive(Debug)]
@@ -51,32 +45,5 @@ impl Drop for Share {
                 counts.remove(&self.address);
             }
         }
-    }
-}
-
-/// Places for large transfers: so many in all, and so many of one address.
-#[derive(Debug)]
-pub(super) struct LargePlaces {
-    all: Arc<Semaphore>,
-    shares: Shares,
-}
-
-/// A place; free again when it is dropped.
-#[derive(Debug)]
-pub(super) struct LargePlace {
-    _one: OwnedSemaphorePermit,
-    _share: Share,
-}
-
-impl LargePlaces {
-    pub(super) fn new(max: usize) -> Self {
-        Self { all: Arc::new(Semaphore::new(max)), shares: Shares::new(LARGE_TRANSFERS_PER_ADDRESS_MAX) }
-    }
-
-    /// `None` if all are taken, or all that this address may have.
-    pub(super) fn take(&self, address: IpAddr) -> Option<LargePlace> {
-        let share = self.shares.take(address)?;
-        let one = Arc::clone(&self.all).try_acquire_owned().ok()?;
-        Some(LargePlace { _one: one, _share: share })
     }
 }

@@ -21,6 +21,8 @@ const PLACE: Place = Place {
     agent: SocketAddrV4::new(Ipv4Addr::new(10, 77, 0, 1), 8443),
 };
 const MAC: MacAddr = MacAddr([0x52, 0x54, 0, 0xaa, 0xbb, 0xcc]);
+/// The address of the site's own node.
+const NODE: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 77);
 
 #[test]
 fn scripts_are_what_they_were() {
@@ -85,6 +87,10 @@ impl BootPolicy for Policy {
     fn decide(&self, request: &BootRequest, _: &boot_menu::Server) -> BootDecision {
         self.requests.lock().unwrap().push(request.clone());
         self.decision.clone()
+    }
+
+    fn node_at(&self, address: Ipv4Addr) -> Option<MacAddr> {
+        (address == NODE).then_some(MAC)
     }
 
     fn saw_load(&self, mac: MacAddr, file: &str) {

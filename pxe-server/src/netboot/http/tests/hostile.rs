@@ -1,27 +1,34 @@
 //! Who asks for what it may not have, floods, and reads nothing.
 
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::os::unix::fs::symlink;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use axum::Router;
+use axum::routing::get;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
-use super::{World, agent, ask_over};
+use super::super::listener::BootListener;
+use super::{LARGE_TRANSFERS_MAX, NODE, World, agent, ask_over};
 use crate::netboot::net;
 
-const HOSTILE: &str = "127.0.0.66:0";
+const HOSTILE: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 66);
+const HONEST: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 88);
+const KERNEL: &[u8] = b"GET /boot/b1/vmlinuz HTTP/1.1\r\nHost: s\r\n\r\n";
 /// Lies beside the directory of menu files.
 const SECRET: &str = "nobody may read this";
 
-async fn connect(world: &World) -> Option<TcpStream> {
+async fn connect(from: Ipv4Addr, to: SocketAddr) -> Option<TcpStream> {
     let socket = TcpSocket::new_v4().unwrap();
-    socket.bind(HOSTILE.parse().unwrap()).unwrap();
-    socket.connect(world.address).await.ok()
+    socket.bind(SocketAddrV4::new(from, 0).into()).unwrap();
+    socket.connect(to).await.ok()
 }
 
 /// A connection over which this was sent and nothing is read.
-async fn sends(world: &World, bytes: &[u8]) -> Option<TcpStream> {
-    let mut stream = connect(world).await?;
+async fn sends(from: Ipv4Addr, to: SocketAddr, bytes: &[u8]) -> Option<TcpStream> {
+    let mut stream = connect(from, to).await?;
     // The server may have hung up already, and may take no more before its answers are read.
     let sent = tokio::time::timeout(Duration::from_millis(200), stream.write_all(bytes));
     let _ = sent.await;
@@ -85,7 +92,7 @@ async fn who_floods_and_reads_nothing_stops_nobody_else() {
     let mut held = Vec::new();
     // More large files than there are places.
     for _ in 0..20 {
-        held.push(sends(&world, b"GET /boot/b1/vmlinuz HTTP/1.1\r\nHost: s\r\n\r\n").await);
+        held.push(sends(HOSTILE, world.address, KERNEL).await);
     }
     // Answers that nobody reads, a head and a body without end, and lengths that cannot be.
     let many = b"GET /boot.ipxe?mac=52-54-00-aa-bb-cc HTTP/1.1\r\nHost: s\r\n\r\n".repeat(10_000);
@@ -98,11 +105,11 @@ async fn who_floods_and_reads_nothing_stops_nobody_else() {
     let lengths = b"GET / HTTP/1.1\r\nHost: s\r\nContent-Length: -1\r\nTransfer-Encoding: chunked\r\n\r\nffffffffffffffff\r\n";
     let headers = [&b"GET / HTTP/1.1\r\nHost: s\r\n"[..], &b"X: y\r\n".repeat(5_000), b"\r\n"].concat();
     for bytes in [&many[..], &head, &body, lengths, &headers] {
-        held.push(sends(&world, bytes).await);
+        held.push(sends(HOSTILE, world.address, bytes).await);
     }
     // Connections until the server lets it have no more, each with half a request.
     for _ in 0..600 {
-        held.push(sends(&world, b"GET /boot.ipxe HT").await);
+        held.push(sends(HOSTILE, world.address, b"GET /boot.ipxe HT").await);
     }
     let mut honest = world.connect().await;
     for _ in 0..3 {
@@ -112,6 +119,55 @@ async fn who_floods_and_reads_nothing_stops_nobody_else() {
         assert!(head.starts_with("http/1.1 200"), "{head}");
     }
     // It has as many connections as it may have.
-    let mut refused = connect(&world).await.unwrap();
+    let mut refused = connect(HOSTILE, world.address).await.unwrap();
     assert_eq!(refused.read(&mut [0]).await.unwrap_or(0), 0);
+}
+
+/// The kernel as `from` gets it, if it gets it now.
+async fn kernel(world: &World, from: Ipv4Addr) -> Option<Vec<u8>> {
+    let mut stream = connect(from, world.address).await.unwrap();
+    let (head, body) = ask_over(&mut stream, "GET", "/boot/b1/vmlinuz", "").await;
+    head.starts_with("http/1.1 200").then_some(body)
+}
+
+#[tokio::test]
+async fn two_hundred_addresses_that_read_nothing_keep_no_node_from_its_kernel() {
+    net::raise_file_limit();
+    let world = World::new(agent(), LARGE_TRANSFERS_MAX).await;
+    let mut held = Vec::new();
+    for number in 0..200 {
+        held.push(sends(Ipv4Addr::new(127, 0, 1, number), world.address, KERNEL).await);
+    }
+    // All but those that have a place of the 48 that strangers may have.
+    while world.http.counters().put_off.load(Ordering::Relaxed) < 152 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(kernel(&world, NODE).await.is_some_and(|body| body == world.kernel), "at once");
+    // Nobody knows this machine, so it waits until one of them has read nothing for five seconds.
+    let mut body = None;
+    for _ in 0..20 {
+        body = kernel(&world, HONEST).await;
+        if body.is_some() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    assert!(body.is_some_and(|body| body == world.kernel));
+}
+
+#[tokio::test]
+async fn connections_that_stand_still_make_room_for_new_ones() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let router = Router::new().route("/", get(|| async { "here" }));
+    let serving = tokio::spawn(BootListener::with_bounds(listener, 8, 4).serve(router));
+    let mut held = Vec::new();
+    for number in 0..50 {
+        held.push(sends(Ipv4Addr::new(127, 0, 1, number), address, b"GET / HT").await);
+        let mut honest = connect(HONEST, address).await.unwrap();
+        assert_eq!(ask_over(&mut honest, "GET", "/", "").await.1, b"here", "beside {number} others");
+    }
+    let mut first = held.swap_remove(0).unwrap();
+    assert_eq!(first.read(&mut [0]).await.unwrap_or(0), 0, "it was ended");
+    serving.abort();
 }
