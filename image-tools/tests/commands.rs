@@ -68,7 +68,7 @@ fn two_captures_are_equal_with_any_number_of_threads() {
     let info = inspect(&first);
     assert_eq!(info["manifest"]["distribution"], "Test 1");
     assert!(info["frames"].as_u64().unwrap() > 2);
-    assert_eq!(info["manifest"]["piece_size"], 131_072);
+    assert_eq!(info["manifest"]["piece_size"], 65_536);
 }
 
 #[test]

@@ -105,7 +105,7 @@ async fn any_file_is_hashed_served_and_seeded_to_those_who_know_the_secret() {
     let (file, bytes) = random_file(folder.path(), "disk image.bin", 9 * 262_144 + 5);
     let mut seed = Seed::start(&file, &[]);
     let key = seed.secret().unwrap().http_key();
-    assert_eq!(seed.ready["piece_bytes"], 131_072);
+    assert_eq!(seed.ready["piece_bytes"], 65_536);
     for path in ["/disk%20image.bin.torrent", "/announce", "/disk%20image.bin", "/other"] {
         for query in ["", "?key=", "?key=00", &format!("?akey={key}")] {
             let answer = seed.get(&format!("{path}{query}"), None).await;
@@ -118,7 +118,7 @@ async fn any_file_is_hashed_served_and_seeded_to_those_who_know_the_secret() {
     let metainfo = Metainfo::parse(&torrent).unwrap();
     assert!(metainfo.private);
     assert_eq!(metainfo.name, "disk image.bin");
-    let hashes: Vec<[u8; 20]> = bytes.chunks(131_072).map(|piece| Sha1::digest(piece).into()).collect();
+    let hashes: Vec<[u8; 20]> = bytes.chunks(65_536).map(|piece| Sha1::digest(piece).into()).collect();
     assert_eq!(metainfo.pieces, hashes);
     assert_eq!(metainfo.web_seeds, [seed.url().strip_suffix(".torrent").unwrap()]);
 

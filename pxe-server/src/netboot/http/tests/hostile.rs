@@ -88,7 +88,7 @@ async fn no_path_leads_out_of_what_is_served() {
 #[tokio::test]
 async fn who_floods_and_reads_nothing_stops_nobody_else() {
     net::raise_file_limit();
-    let world = World::new(agent(), 10).await;
+    let world = World::new(agent(), 16).await;
     let mut held = Vec::new();
     // More large files than there are places.
     for _ in 0..20 {
