@@ -3,15 +3,19 @@
 //! Never reads a hole: an 8 GiB disk with nothing on it hashes at once.
 
 mod bootable;
+mod mounted;
 
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use nix::errno::Errno;
 use nix::unistd::{Whence, lseek};
+
+pub use mounted::MountedPartition;
 
 /// Unit in which content is compared; a power of two that divides every disk size we make.
 const UNIT: usize = 64 * 1024;
@@ -135,6 +139,13 @@ fn read_up_to(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> 
         }
     }
     Ok(filled)
+}
+
+/// What a command that makes or reads disks printed.
+fn run(command: &mut Command) -> Result<String> {
+    let output = command.output().with_context(|| format!("running {command:?}"))?;
+    ensure!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr).trim());
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 #[cfg(test)]

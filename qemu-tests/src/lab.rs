@@ -58,7 +58,7 @@ impl LabOptions {
         let image = image(&programs)?;
         let bundle = crate::image::boot_bundle(&programs)?;
         let trusted = vec![image.public_key.clone()];
-        let server = ServerOptions { image: image.image.clone(), trusted, ..ServerOptions::default() };
+        let server = ServerOptions { image: Some(image.image.clone()), trusted, ..ServerOptions::default() };
         Ok((Self { programs, bundle, server, quiet: false }, image))
     }
 }

@@ -29,8 +29,8 @@ const QUOTED_LINES: usize = 15;
 /// How a lab's server is started.
 #[derive(Clone, Debug, Default)]
 pub struct ServerOptions {
-    /// What it deploys.
-    pub image: PathBuf,
+    /// What it deploys; `None` where the site file says it.
+    pub image: Option<PathBuf>,
     /// Public keys that may sign images.
     pub trusted: Vec<PathBuf>,
     /// Unknown machines need no approval.
@@ -96,7 +96,9 @@ impl Server {
         let mut serve = network.command(&self.program);
         serve.args(["serve", "--interface", BRIDGE]);
         serve.arg("--admin").arg(ADMIN_INSIDE.to_string()).arg("--state").arg(&self.state);
-        serve.arg("--image").arg(&self.options.image);
+        if let Some(image) = &self.options.image {
+            serve.arg("--image").arg(image);
+        }
         if self.options.approve_all {
             serve.arg("--approve-all");
         }

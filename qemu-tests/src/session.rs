@@ -1,4 +1,4 @@
-//! What this process must clean up: directories, namespaces and child processes, written down as they are made.
+//! What this process must clean up: directories, namespaces, mounts and child processes, written down as they are made.
 //!
 //! The same sweep runs when a session is dropped, when a signal ends the process, and at the next start for
 //! sessions whose process was killed. Never signals a process that is not written down with its start time.
@@ -70,6 +70,14 @@ impl Session {
     /// The session's directory cannot be written.
     pub fn owns_namespace(&self, name: &str) -> Result<()> {
         self.write_down(&format!("namespace {name}"))
+    }
+
+    /// Writes down a mount, before it is made.
+    ///
+    /// # Errors
+    /// The session's directory cannot be written.
+    pub fn owns_mount(&self, place: &Path) -> Result<()> {
+        self.write_down(&format!("mount {}", place.display()))
     }
 
     /// Writes down a child process by its id and start time.
@@ -191,6 +199,8 @@ fn sweep(dir: &Path) {
         if let Some(name) = line.strip_prefix("namespace ") {
             let mut delete = Command::new("ip");
             let _ = delete.args(["netns", "del", name]).stderr(Stdio::null()).status();
+        } else if let Some(place) = line.strip_prefix("mount ") {
+            let _ = Command::new("umount").args(["--lazy", "--quiet", place]).stderr(Stdio::null()).status();
         } else if let Some((pid, start)) = parse_process(line).filter(|_| !line.ends_with(" owner")) {
             end_process(pid, start);
         }

@@ -62,8 +62,8 @@ pub(crate) async fn run(arguments: UpArguments) -> Result<ExitCode> {
     let (mut options, _image) = LabOptions::debian_12()?;
     options.quiet = true;
     if let Some(image) = arguments.image.clone() {
-        options.server.image =
-            image.canonicalize().with_context(|| format!("finding {}", image.display()))?;
+        let found = image.canonicalize().with_context(|| format!("finding {}", image.display()))?;
+        options.server.image = Some(found);
     }
     options.server.trusted.extend(arguments.trust.iter().cloned());
     options.server.site = arguments.site.clone();

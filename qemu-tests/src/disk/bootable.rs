@@ -7,9 +7,9 @@ use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::process::Command;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 
-use super::Disk;
+use super::{Disk, run};
 
 /// The first sector of a disk; the BIOS loads it whole.
 const SECTOR_BYTES: usize = 512;
@@ -76,7 +76,7 @@ impl Disk {
         run(Command::new("mkfs.vfat").args(["-F", "32", "-n", "LOCAL"]).arg(self.path()))?;
         // Not mounted: not every kernel that can run machines knows FAT.
         run(Command::new("mmd").arg("-i").arg(self.path()).args(["::/EFI", "::/EFI/BOOT"]))?;
-        run(Command::new("mcopy").arg("-i").arg(self.path()).arg(&program).arg(EFI_DEFAULT_PATH))
+        run(Command::new("mcopy").arg("-i").arg(self.path()).arg(&program).arg(EFI_DEFAULT_PATH)).map(drop)
     }
 }
 
@@ -108,14 +108,6 @@ fn efi_program(text: &str) -> Result<Vec<u8>> {
     code.resize(HEADERS_BYTES, 0);
     program.extend(code);
     Ok(program)
-}
-
-fn run(command: &mut Command) -> Result<()> {
-    let output = command.output().with_context(|| format!("running {command:?}"))?;
-    if !output.status.success() {
-        bail!("{command:?}: {}", String::from_utf8_lossy(&output.stderr).trim());
-    }
-    Ok(())
 }
 
 #[cfg(test)]

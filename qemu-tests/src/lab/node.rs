@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep};
 use super::{Neighbour, Shared};
 use crate::admin::node::{Failure, NodeView};
 use crate::console::{Console, Output, Shell};
-use crate::disk::{Bus, Disk, DiskSpec};
+use crate::disk::{Bus, Disk, DiskSpec, MountedPartition};
 use crate::image::ROOT_PASSWORD;
 use crate::net::Network;
 use crate::packets::Recorder;
@@ -221,6 +221,31 @@ impl Node {
     /// It has fewer.
     pub fn disk(&self, number: usize) -> Result<&Disk> {
         self.machine.disks().get(number).context("the machine has fewer disks")
+    }
+
+    /// Mounts the partition of this name of disk number `number`, read-only. The machine must be off.
+    ///
+    /// # Errors
+    /// The machine is on, there is no such disk or partition, or it was not unmounted cleanly.
+    pub fn looks_into(&self, number: usize, partition: &str) -> Result<MountedPartition> {
+        ensure!(!self.machine.is_on(), "{} is on and writes its disks itself", self.name());
+        let place = self.machine.dir().join(format!("{number}-{partition}"));
+        self.shared.session.owns_mount(&place)?;
+        self.disk(number)?.mount(partition, &place)
+    }
+
+    /// Waits until the machine has switched itself off.
+    ///
+    /// # Errors
+    /// It takes longer than a boot.
+    pub async fn switches_itself_off(&self) -> Result<&Self> {
+        let until = Instant::now() + BOOT_MAX;
+        while self.machine.is_on() {
+            self.still_time(until, "switch itself off")?;
+            sleep(ASK_EVERY).await;
+        }
+        self.note("switched itself off");
+        Ok(self)
     }
 
     /// Waits until the node is in `stage` or beyond.
@@ -448,5 +473,14 @@ impl InstalledSystem {
             bail!("the system is {state}: {failed}");
         }
         Ok(())
+    }
+
+    /// Shuts the system down; the machine switches itself off after that.
+    ///
+    /// # Errors
+    /// The shell does not answer.
+    pub async fn shuts_down(mut self) -> Result<()> {
+        // Begun a moment later: the shell has to answer first.
+        self.text_of("( { sleep 1; systemctl poweroff; } >/dev/null 2>&1 & )").await.map(drop)
     }
 }

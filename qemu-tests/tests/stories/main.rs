@@ -4,8 +4,10 @@
 #![forbid(unsafe_code)]
 
 mod cloud_image;
+mod compare;
 mod debian_image;
 mod firmware;
+mod older_image;
 mod own_system;
 mod secure_boot;
 mod server_killed_in_mid_fetch;
@@ -31,7 +33,7 @@ struct Story {
 type Telling = Pin<Box<dyn Future<Output = Result<()>> + Send>>;
 
 /// In the order of what they need: the cheap ones first.
-const STORIES: [Story; 9] = [
+const STORIES: [Story; 10] = [
     Story {
         name: "the Debian image lists with tar and comes out as it went in",
         tell: || Box::pin(debian_image::tell()),
@@ -63,6 +65,10 @@ const STORIES: [Story; 9] = [
     Story {
         name: "an image of a cloud finds its seed, and cloud-init undoes nothing",
         tell: || Box::pin(cloud_image::tell()),
+    },
+    Story {
+        name: "a node with an older image fetches what is new and becomes what a bare machine becomes",
+        tell: || Box::pin(older_image::tell()),
     },
     Story {
         name: "a node goes on when the server is killed in mid-fetch and started again",

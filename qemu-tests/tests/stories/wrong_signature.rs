@@ -11,7 +11,7 @@ pub(crate) async fn tell() -> Result<()> {
     let (mut options, image) = LabOptions::debian_12()?;
     let dir = tempfile::tempdir()?;
     options.server.leave_signatures_to_nodes = true;
-    options.server.image = forged(&options, &image, dir.path())?;
+    options.server.image = Some(forged(&options, &image, dir.path())?);
     let lab = Lab::start(options).await?;
     let node = lab.node("careful").firmware(FirmwareKind::Bios).nic(Nic::E1000);
     let node = node.disk(Bus::Ahci, gib(4)).with_data("somebody's data").build()?;
