@@ -67,6 +67,24 @@ pub fn debian_12(programs: &Programs) -> Result<TestImage> {
     cached(programs, "debian-12", |key| Ok(Recipe::debian_12(key, &apt_sources()?)))
 }
 
+/// As [`debian_12`], as the last point release was, without later updates.
+///
+/// # Errors
+/// As [`debian_12`].
+pub fn debian_12_point_release(programs: &Programs) -> Result<TestImage> {
+    let recipe = |key: &str| Ok(Recipe::debian_12(key, &apt_sources()?).without_updates_of("*"));
+    cached(programs, "debian-12-point-release", recipe)
+}
+
+/// As [`debian_12`], with the kernel of the last point release.
+///
+/// # Errors
+/// As [`debian_12`].
+pub fn debian_12_older_kernel(programs: &Programs) -> Result<TestImage> {
+    let recipe = |key: &str| Ok(Recipe::debian_12(key, &apt_sources()?).without_updates_of("linux-image-*"));
+    cached(programs, "debian-12-older-kernel", recipe)
+}
+
 /// As [`debian_12`], of Debian 13.
 ///
 /// # Errors

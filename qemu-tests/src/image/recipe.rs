@@ -50,6 +50,8 @@ pub struct Recipe {
     packages: Vec<&'static str>,
     files: Vec<(&'static str, u32, String)>,
     sources: Vec<PathBuf>,
+    /// Packages that stay as the last point release has them, by apt's patterns.
+    unchanged: Option<&'static str>,
 }
 
 impl Recipe {
@@ -73,7 +75,7 @@ impl Recipe {
             ("etc/machine-id", 0o444, String::new()),
         ];
         let packages = [&PACKAGES[..], &GRUB, &["e2fsprogs"]].concat();
-        Self { suite: SUITE, packages, files, sources: sources.to_vec() }
+        Self { suite: SUITE, packages, files, sources: sources.to_vec(), unchanged: None }
     }
 
     /// Debian 13 in the same shape, with sudo.
@@ -83,6 +85,13 @@ impl Recipe {
         recipe.suite = SUITE_13;
         recipe.packages.push("sudo");
         recipe
+    }
+
+    /// Without the updates of these packages since the last point release; `*` is all.
+    #[must_use]
+    pub fn without_updates_of(mut self, packages: &'static str) -> Self {
+        self.unchanged = Some(packages);
+        self
     }
 
     /// What Debian's images for clouds are beside that: cloud-init, netplan and sudo.
@@ -110,8 +119,10 @@ impl Recipe {
     /// Changes with everything that decides the tree but the mirror's state, hex.
     #[must_use]
     pub fn hash(&self) -> String {
-        let Self { suite, packages, files, .. } = self;
-        let text = format!("{suite} {packages:?} {UNITS:?} {OF_ONE_MACHINE:?} {ROOT_PASSWORD} {files:?}");
+        let Self { suite, packages, files, sources: _, unchanged } = self;
+        let unchanged = unchanged.unwrap_or_default();
+        let text =
+            format!("{suite} {packages:?} {UNITS:?} {OF_ONE_MACHINE:?} {ROOT_PASSWORD} {files:?}{unchanged}");
         blake3::hash(text.as_bytes()).to_hex().to_string()
     }
 
@@ -123,6 +134,9 @@ impl Recipe {
         let mut bootstrap = Command::new("mmdebstrap");
         bootstrap.args(["--variant=minbase", "--format=directory", "--mode=root"]);
         bootstrap.arg(format!("--include={}", self.packages.join(",")));
+        if let Some(packages) = self.unchanged {
+            bootstrap.args(pin(packages, self.suite));
+        }
         bootstrap.arg(self.suite).arg(tree).args(&self.sources);
         say_and_run(&mut bootstrap)?;
         for (path, mode, text) in &self.files {
@@ -133,6 +147,13 @@ impl Recipe {
         set_password(tree)?;
         remove_what_is_of_one_machine(tree)
     }
+}
+
+/// Holds packages at the release itself while the tree is made (apt_preferences(5)).
+fn pin(packages: &str, suite: &str) -> [String; 2] {
+    let place = "\"$1\"/etc/apt/preferences.d/esir";
+    let text = format!("Package: {packages}\\nPin: release n={suite}\\nPin-Priority: 1001\\n");
+    [format!("--setup-hook=printf '{text}' >{place}"), format!("--customize-hook=rm {place}")]
 }
 
 /// Whether an apt source file names the suite itself (and not only, say, `cloud-sdk-bookworm`).
@@ -191,5 +212,9 @@ mod tests {
     fn a_new_ssh_key_makes_a_new_image() {
         assert_ne!(Recipe::debian_12("a", &[]).hash(), Recipe::debian_12("b", &[]).hash());
         assert_eq!(Recipe::debian_12("a", &[]).hash(), Recipe::debian_12("a", &[]).hash());
+        assert_ne!(
+            Recipe::debian_12("a", &[]).without_updates_of("*").hash(),
+            Recipe::debian_12("a", &[]).hash()
+        );
     }
 }

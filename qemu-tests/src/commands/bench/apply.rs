@@ -3,7 +3,6 @@
 //! Every run gets a file system made anew, and the image's bytes are in memory before its clock starts. Never
 //! measures reading back, which only ours does and which comes after.
 
-mod device;
 mod limits;
 mod ways;
 
@@ -14,10 +13,10 @@ use qemu_tests::report::Bar;
 use qemu_tests::session;
 use serde_json::{Value, json};
 
+use super::device::{self, LoopDevice};
 use super::print::print_columns;
 use super::quiet::others_are_quiet;
 use super::swarm::Choice;
-use device::LoopDevice;
 use limits::Limits;
 use ways::{Measured, Sources, Way};
 

@@ -2,7 +2,9 @@
 
 mod apply;
 mod boot_bed;
+mod delta;
 mod deploy;
+mod device;
 mod dhcp;
 mod have;
 mod image;
@@ -26,6 +28,10 @@ const BENCHMARKS: &[(&str, &str)] = &[
     (
         "apply",
         "from a local image to a synced file system: ours, zstd | tar, unsquashfs, partclone; limits of processors and disk",
+    ),
+    (
+        "delta",
+        "a newer image to a node that has an older one: bytes fetched and time; ours, in full, casync, rsync",
     ),
     (
         "deploy",
@@ -79,10 +85,10 @@ pub(crate) struct BenchArguments {
     #[arg(long, value_delimiter = ',', value_name = "PEER,..")]
     only: Vec<String>,
     /// swarm, have: only these cases; swarm-sim, storm: these numbers of nodes; tftp: these numbers of nodes at a
-    /// time; image: these trees; separated by commas.
+    /// time; image: these trees; delta: these changes; separated by commas.
     #[arg(long = "case", value_delimiter = ',', value_name = "NAME,..")]
     cases: Vec<String>,
-    /// swarm, swarm-cpu, paper, image: turns per row; 3 if not given. swarm-sim, have: seeds.
+    /// swarm, swarm-cpu, paper, image, delta: turns per row; 3 if not given. swarm-sim, have: seeds.
     #[arg(long)]
     runs: Option<usize>,
 }
@@ -93,6 +99,7 @@ pub(crate) async fn run(arguments: BenchArguments) -> Result<ExitCode> {
     match name.as_str() {
         "list" => BENCHMARKS.iter().for_each(|(name, what)| println!("{name:<10} {what}")),
         "apply" => tokio::task::block_in_place(|| apply::apply(&choice))?,
+        "delta" => tokio::task::block_in_place(|| delta::delta(&choice))?,
         "deploy" if quick => deploy::deploy_quick(json).await?,
         "deploy" => deploy::deploy(json).await?,
         "dhcp" => tokio::task::block_in_place(|| dhcp::dhcp(&choice))?,

@@ -12,7 +12,8 @@ use anyhow::{Context as _, Result, anyhow};
 use image_format::{EntryKind, Extent, FrameEntry, Toc, decompress_frame, parse_manifest};
 use qemu_tests::image::TestImage;
 
-use super::ways::{Measured, sync};
+use super::super::device::sync;
+use super::ways::Measured;
 
 /// An image in memory, compressed and not.
 pub(super) struct Limits {

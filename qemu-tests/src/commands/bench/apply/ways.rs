@@ -1,6 +1,6 @@
 //! Ours and the others: what each reads, how it is called, what it took.
 
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, bail};
 use qemu_tests::image::TestImage;
 use qemu_tests::programs::Programs;
 
-use super::device::{LoopDevice, output};
+use super::super::device::{LoopDevice, output, sync};
 
 /// Level of the others' archives, as of ours.
 const LEVEL: &str = "9";
@@ -173,11 +173,6 @@ fn peak_kib(process: u32) -> Option<u64> {
     let text = fs::read_to_string(format!("/proc/{process}/status")).ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
     line.trim().strip_suffix(" kB")?.trim().parse().ok()
-}
-
-pub(super) fn sync(place: &Path) -> Result<()> {
-    let folder = File::open(place)?;
-    nix::unistd::syncfs(&folder).context("syncing the file system")
 }
 
 /// That a run made a system at all; that ours is right is what its tests and its read-back show.

@@ -21,7 +21,7 @@ pub(super) struct LoopDevice {
 pub(super) struct MountedDevice(PathBuf);
 
 fn work_dir() -> Result<PathBuf> {
-    Ok(cache_dir()?.join(format!("bench-apply-{}", std::process::id())))
+    Ok(cache_dir()?.join(format!("bench-disk-{}", std::process::id())))
 }
 
 /// Takes down what a signal left.
@@ -101,6 +101,12 @@ impl Drop for MountedDevice {
             eprintln!("unmounting {}: {error}", self.0.display());
         }
     }
+}
+
+/// Everything that was written to the file system that this is in.
+pub(super) fn sync(place: &Path) -> Result<()> {
+    let folder = File::open(place)?;
+    nix::unistd::syncfs(&folder).context("syncing the file system")
 }
 
 /// What a command printed, without the last line's end.
