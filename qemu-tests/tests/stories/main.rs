@@ -7,6 +7,7 @@ mod cloud_image;
 mod compare;
 mod debian_image;
 mod firmware;
+mod kept_data;
 mod older_image;
 mod own_system;
 mod secure_boot;
@@ -33,7 +34,7 @@ struct Story {
 type Telling = Pin<Box<dyn Future<Output = Result<()>> + Send>>;
 
 /// In the order of what they need: the cheap ones first.
-const STORIES: [Story; 10] = [
+const STORIES: [Story; 11] = [
     Story {
         name: "the Debian image lists with tar and comes out as it went in",
         tell: || Box::pin(debian_image::tell()),
@@ -58,6 +59,7 @@ const STORIES: [Story; 10] = [
         name: "a node has the users, the files, the network and the hook of its group",
         tell: || Box::pin(own_system::tell()),
     },
+    Story { name: "what a layout keeps survives a second deployment", tell: || Box::pin(kept_data::tell()) },
     Story {
         name: "two machines of different kinds become two running servers and stay so",
         tell: || Box::pin(two_machines::tell()),
