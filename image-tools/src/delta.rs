@@ -16,8 +16,8 @@ use anyhow::{Context, Result, anyhow, ensure};
 use clap::Args;
 use image_apply::staged_name;
 use image_format::{
-    DELTA_FILES, DELTA_MANIFEST, DELTA_TABLE, Delta, EntryIndex, EntryKind, Extent, FileContent, FrameIndex,
-    Hash, Metadata, Mode, Node, NodeKind, OwnerNames, Toc, Tree,
+    ContentId, DELTA_FILES, DELTA_MANIFEST, DELTA_TABLE, Delta, EntryIndex, EntryKind, Extent, FileContent,
+    FrameIndex, Hash, Metadata, Mode, Node, NodeKind, OwnerNames, Toc, Tree,
 };
 
 use crate::build::{self, BuildOptions};
@@ -104,7 +104,7 @@ impl Source {
 
 /// The delta image's tree and where each node's data comes from.
 fn choose(base: &Toc, new: &ImageFile) -> Result<(Tree, Vec<Source>)> {
-    let known: HashSet<Hash> = base.entries().filter_map(|(_, entry)| plain_hash(&entry.kind)).collect();
+    let known: HashSet<ContentId> = base.entries().filter_map(|(_, entry)| base.content_id(entry)).collect();
     let table = read_range(&new.file, new.header.toc_offset, new.header.toc_len)?;
     let manifest = require_companion(&new.path, "manifest")?;
     let mut nodes = vec![
@@ -115,7 +115,9 @@ fn choose(base: &Toc, new: &ImageFile) -> Result<(Tree, Vec<Source>)> {
     let mut sent: HashSet<Hash> = HashSet::new();
     for (index, entry) in new.toc.entries() {
         let EntryKind::File { size, hash: Some(hash), sparse } = entry.kind else { continue };
-        let needed = sparse || !known.contains(&hash) || is_of_one_node(&new.toc.path(index), size);
+        let is_known = new.toc.content_id(entry).is_some_and(|content| known.contains(&content));
+        let needed = !is_known || is_of_one_node(&new.toc.path(index), size);
+        // Nodes find a file with holes by its place in the table, any other by its hash.
         if needed && (sparse || sent.insert(hash)) {
             let Some(Node { kind: kind @ NodeKind::File(_), .. }) = new.toc.node(index) else { continue };
             let bytes = if let NodeKind::File(content) = &kind { content.data_bytes() } else { 0 };
@@ -138,14 +140,6 @@ fn node(path: &str, kind: NodeKind) -> Node {
     let mode = if kind == NodeKind::Directory { 0o700 } else { 0o600 };
     let metadata = Metadata { mode, ..Metadata::default() };
     Node { path: path.as_bytes().to_vec(), metadata, names: OwnerNames::default(), xattrs: Vec::new(), kind }
-}
-
-/// The hash of a file that is nothing but its contents: holes are not in the hash.
-const fn plain_hash(kind: &EntryKind) -> Option<Hash> {
-    match kind {
-        EntryKind::File { hash, sparse: false, .. } => *hash,
-        _ => None,
-    }
 }
 
 fn is_of_one_node(path: &[u8], size: u64) -> bool {

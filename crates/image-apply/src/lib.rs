@@ -8,6 +8,7 @@
 
 mod applier;
 mod beneath;
+mod contents;
 mod finish;
 mod flush;
 mod inode;

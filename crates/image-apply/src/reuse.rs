@@ -3,23 +3,23 @@
 //! Never believes a file that it has not read: what an installed system has is hashed before it is taken.
 
 use std::collections::{HashMap, HashSet};
-use std::io;
+use std::fs::File;
+use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use image_format::{Entry, EntryIndex, EntryKind, FILE_FLAGS_KEPT, Hash, Toc};
+use image_format::{ContentId, DataExtent, Entry, EntryIndex, EntryKind, FILE_FLAGS_KEPT, Hash, Toc};
 use rustix::fs::{FileType, IFlags, Mode, OFlags, RenameFlags, Stat};
 use rustix::io::Errno;
 
 use crate::applier::{ApplyError, Doing};
 use crate::beneath::{self, Parents};
+use crate::contents::hash_of_data;
 use crate::finish;
 use crate::inode;
 use crate::parallel::for_each_entry;
 
-/// Bytes read at once; one buffer per thread.
-const READ_BYTES: usize = 256 << 10;
 /// More than there are threads, so that they seldom wait for each other.
 const TAKEN_LOCKS: usize = 64;
 /// `FS_ENCRYPT_FL` and `FS_VERITY_FL` of linux/fs.h: such a file is not as any other, and stays so.
@@ -35,7 +35,7 @@ pub struct Source<'a> {
 #[derive(Debug)]
 enum SourceKind<'a> {
     /// An older system; the table that it was made from says where contents may be.
-    Installed(HashMap<Hash, Vec<u8>>),
+    Installed(HashMap<ContentId, Vec<u8>>),
     /// Contents of a delta image, just written from checked frames, by their table.
     Staged(HashMap<Hash, &'a [u8]>),
 }
@@ -54,7 +54,7 @@ impl<'a> Source<'a> {
     #[must_use]
     pub fn installed(root: BorrowedFd<'a>, table: Option<&Toc>) -> Self {
         let contents = table.into_iter().flat_map(|toc| {
-            toc.entries().filter_map(|(index, entry)| Some((plain_hash(entry)?, toc.path(index))))
+            toc.entries().filter_map(|(index, entry)| Some((toc.content_id(entry)?, toc.path(index))))
         });
         Self { root, kind: SourceKind::Installed(contents.collect()) }
     }
@@ -69,17 +69,16 @@ impl<'a> Source<'a> {
 
     /// Paths at which the contents of an entry may be.
     fn candidates(&self, toc: &Toc, index: EntryIndex, entry: &Entry) -> Vec<Vec<u8>> {
-        let hash = plain_hash(entry);
         match &self.kind {
-            SourceKind::Staged(contents) => match hash {
+            SourceKind::Staged(contents) => match plain_hash(entry) {
                 Some(hash) => contents.get(&hash).map(|name| name.to_vec()).into_iter().collect(),
-                // Holes are not in the hash, so a file that has some is only itself.
+                // Holes are not in the hash, so each file that has some comes by itself.
                 None => vec![staged_name(index).into_bytes()],
             },
             SourceKind::Installed(contents) => {
-                let Some(hash) = hash else { return Vec::new() };
+                let Some(content) = toc.content_id(entry) else { return Vec::new() };
                 let own = toc.path(index);
-                let elsewhere = contents.get(&hash).filter(|path| **path != own).cloned();
+                let elsewhere = contents.get(&content).filter(|path| **path != own).cloned();
                 std::iter::once(own).chain(elsewhere).collect()
             }
         }
@@ -205,20 +204,25 @@ impl World<'_> {
         if !is_file || u64::try_from(stat.st_size) != Ok(size) {
             return Ok(false);
         }
-        Ok(matches!(source.kind, SourceKind::Staged(_)) || (hash_of(file)? == hash && strip(file)?))
+        if matches!(source.kind, SourceKind::Staged(_)) {
+            return Ok(true);
+        }
+        Ok(hash_of_data(file, size, &self.toc.data_extents(entry))? == Some(hash) && strip(file)?)
     }
 
     /// What several entries have in common was moved to the first of them; the others get copies.
     fn copy_doubles(&self) -> Result<(), ApplyError> {
-        let mut first: HashMap<Hash, EntryIndex> = HashMap::new();
+        let mut first: HashMap<ContentId, EntryIndex> = HashMap::new();
         for (index, entry) in self.toc.entries().filter(|(index, _)| self.is_placed(*index)) {
-            if let Some(hash) = plain_hash(entry) {
-                first.entry(hash).or_insert(index);
+            if let Some(content) = self.toc.content_id(entry) {
+                first.entry(content).or_insert(index);
             }
         }
         let mut parents = Parents::new(self.root, self.toc);
         for (index, entry) in self.toc.entries().filter(|(index, _)| !self.is_placed(*index)) {
-            let Some(from) = plain_hash(entry).and_then(|hash| first.get(&hash)) else { continue };
+            let Some(from) = self.toc.content_id(entry).and_then(|content| first.get(&content)) else {
+                continue;
+            };
             let copied = parents.of(entry).and_then(|parent| self.copy(*from, parent, entry));
             let bytes = copied.map_err(|error| ApplyError::entry(self.toc, index, Doing::Creating, error))?;
             self.set_placed(index, bytes);
@@ -227,10 +231,15 @@ impl World<'_> {
     }
 
     fn copy(&self, from: EntryIndex, parent: BorrowedFd<'_>, entry: &Entry) -> io::Result<u64> {
-        let from = beneath::open_file(self.root, &self.toc.path(from))?;
-        let mut to = std::fs::File::from(crate::write::create(parent, self.toc.name(entry), entry, false)?);
-        // By the kernel, which shares the extents where the file system can.
-        let bytes = io::copy(&mut std::fs::File::from(from), &mut to)?;
+        let mut from = File::from(beneath::open_file(self.root, &self.toc.path(from))?);
+        let mut to = File::from(crate::write::create(parent, self.toc.name(entry), entry, false)?);
+        let mut bytes = 0;
+        for DataExtent { offset, len } in self.toc.data_extents(entry) {
+            from.seek(SeekFrom::Start(offset))?;
+            to.seek(SeekFrom::Start(offset))?;
+            // By the kernel, which shares the extents where the file system can.
+            bytes += io::copy(&mut (&mut from).take(len), &mut to)?;
+        }
         finish::set_opened(&to.into(), &entry.metadata, self.toc.xattrs(entry))?;
         Ok(bytes)
     }
@@ -265,21 +274,6 @@ pub(crate) fn strip(fd: &OwnedFd) -> io::Result<bool> {
         }
     }
     Ok(true)
-}
-
-fn hash_of(file: &OwnedFd) -> io::Result<Hash> {
-    let mut hasher = blake3::Hasher::new();
-    let mut buffer = vec![0; READ_BYTES];
-    loop {
-        match rustix::io::read(file, &mut buffer) {
-            Ok(0) => return Ok(hasher.finalize().into()),
-            Ok(count) => {
-                hasher.update(buffer.get(..count).unwrap_or_default());
-            }
-            Err(Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
 }
 
 /// A path's directory and its last component.

@@ -196,6 +196,42 @@ fn an_old_tree_becomes_the_new_one_and_keeps_what_matches() {
     check_equal(root, &base);
 }
 
+/// A file with two holes, of seed 0.
+fn with_holes(path: &str, first: u64) -> Node {
+    let extents = vec![DataExtent { offset: first, len: MIB }, DataExtent { offset: 5 * MIB, len: 3000 }];
+    node(path, NodeKind::File(FileContent { size: 9 * MIB, extents }))
+}
+
+#[test]
+fn files_with_holes_are_kept_moved_and_doubled_if_their_holes_are_where_they_were() {
+    if !is_root() {
+        return;
+    }
+    let base = image(&[], vec![with_holes("moved", MIB), with_holes("other", 2 * MIB)]);
+    let next = image(
+        &[],
+        vec![
+            node("new", NodeKind::Directory),
+            with_holes("new/moved", MIB),
+            with_holes("new/twin", MIB),
+            with_holes("other", 3 * MIB),
+        ],
+    );
+    let directory = tempfile::tempdir().unwrap();
+    let root = directory.path();
+    fresh(root, &base);
+    let inode = std::fs::metadata(root.join("moved")).unwrap().ino();
+    let (reused, frames) = redeploy(root, Some(&base.toc), &next);
+    assert_eq!((reused.files, reused.bytes, frames), (2, 2 * (MIB + 3000), 1));
+    let of = |path: &str| std::fs::metadata(root.join(path)).unwrap();
+    let moved = ["new/moved", "new/twin"].iter().filter(|path| of(path).ino() == inode).count();
+    assert_eq!(moved, 1, "one is the file that was there");
+    for path in ["new/moved", "new/twin", "other"] {
+        assert!(of(path).blocks() * 512 < 2 * MIB, "{path} has its holes");
+    }
+    check_equal(root, &next);
+}
+
 #[test]
 fn whatever_its_owner_did_to_the_old_tree_the_new_one_is_right() {
     if !is_root() {

@@ -36,8 +36,8 @@ pub use tar_header::{
     tar_header_with,
 };
 pub use toc::{
-    Entry, EntryIndex, EntryKind, Extent, FrameEntry, FrameError, FrameIndex, Toc, TocError, TocLimits,
-    decompress_frame, encode_toc,
+    ContentId, Entry, EntryIndex, EntryKind, Extent, FrameEntry, FrameError, FrameIndex, Toc, TocError,
+    TocLimits, decompress_frame, encode_toc,
 };
 pub use tree::{
     DataExtent, FILE_FLAGS_KEPT, FileContent, Metadata, Node, NodeKind, OwnerNames, PARTITION_FILE,

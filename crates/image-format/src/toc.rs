@@ -193,6 +193,17 @@ pub struct Extent {
     pub len: u32,
 }
 
+/// What two regular files with data have in common that are the same but for names and attributes.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ContentId {
+    /// BLAKE3 of the data extents one after the other.
+    pub hash: Hash,
+    /// Bytes, holes counted.
+    pub size: u64,
+    /// Where the data is in a file with holes, which the hash says nothing of; empty for others.
+    pub extents: Vec<DataExtent>,
+}
+
 /// What an entry is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum EntryKind {
@@ -467,8 +478,17 @@ impl Toc {
         Some(Node { path: self.path(index), metadata: entry.metadata, names, xattrs, kind })
     }
 
+    /// What makes a file's contents; `None` for one without data and for all that is no file.
+    #[must_use]
+    pub fn content_id(&self, entry: &Entry) -> Option<ContentId> {
+        let EntryKind::File { size, hash: Some(hash), sparse } = entry.kind else { return None };
+        let extents = if sparse { self.data_extents(entry) } else { Vec::new() };
+        Some(ContentId { hash, size, extents })
+    }
+
     /// A file's data without regard to frames.
-    fn data_extents(&self, entry: &Entry) -> Vec<DataExtent> {
+    #[must_use]
+    pub fn data_extents(&self, entry: &Entry) -> Vec<DataExtent> {
         let mut merged: Vec<DataExtent> = Vec::new();
         for extent in self.extents(entry) {
             match merged.last_mut() {

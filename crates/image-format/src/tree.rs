@@ -76,7 +76,7 @@ pub struct Xattr {
 }
 
 /// A run of a file's bytes that is data; what no extent covers is a hole and reads as zeros.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct DataExtent {
     /// First byte, from the beginning of the file.
     pub offset: u64,
