@@ -13,6 +13,8 @@ use tokio::io::AsyncReadExt as _;
 use tokio::net::unix::pipe::Receiver;
 use tokio::process::{Child, Command};
 
+use crate::disk::NO_UDEV;
+
 /// First argument by which this binary, run again, enters a root and becomes another program.
 ///
 /// Entering in a child of our own makes do without code between `fork` and `exec`.
@@ -163,6 +165,7 @@ impl Chroot {
             .env("HOME", "/root")
             .env("LC_ALL", "C")
             .env("DEBIAN_FRONTEND", "noninteractive")
+            .envs(NO_UDEV)
             .envs(environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(writer.try_clone()?)

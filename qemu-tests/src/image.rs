@@ -8,15 +8,15 @@ mod trees;
 
 use std::ffi::OsStr;
 use std::fs;
-use std::os::fd::AsFd as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
+use image_format::{Manifest, parse_manifest};
 use nix::fcntl::{Flock, FlockArg};
 
+use crate::command::say_and_run;
 use crate::programs::Programs;
 
 pub use recipe::{ROOT_PASSWORD, Recipe};
@@ -101,6 +101,14 @@ pub fn debian_12_cloud(programs: &Programs) -> Result<TestImage> {
     cached(programs, "debian-12-cloud", |key| Ok(Recipe::debian_12_cloud(key, &apt_sources()?)))
 }
 
+/// As [`debian_12`], with what RAID, LVM and LUKS need.
+///
+/// # Errors
+/// As [`debian_12`].
+pub fn debian_12_storage(programs: &Programs) -> Result<TestImage> {
+    cached(programs, "debian-12-storage", |key| Ok(Recipe::debian_12_storage(key, &apt_sources()?)))
+}
+
 /// As [`debian_12`], with systemd-boot in GRUB's place.
 ///
 /// # Errors
@@ -144,6 +152,16 @@ pub fn capture(programs: &Programs, tree: &Path, image: &Path, secret_key: &Path
         secret_key.as_ref(),
     ];
     say_and_run(Command::new(&programs.image_tools).args(words))
+}
+
+/// The manifest that lies beside an image.
+///
+/// # Errors
+/// There is none, or it is broken.
+pub fn read_manifest(image: &Path) -> Result<Manifest> {
+    let path = format!("{}.manifest", image.display());
+    let bytes = fs::read(&path).with_context(|| format!("reading {path}"))?;
+    parse_manifest(&bytes).with_context(|| format!("reading {path}"))
 }
 
 /// The cached boot bundle for this build of the agent; made first if the cache has none.
@@ -273,28 +291,6 @@ fn apt_sources() -> Result<Vec<PathBuf>> {
         bail!("no file in /etc/apt names the suite `bookworm`; add a Debian 12 source to apt first");
     }
     Ok(files)
-}
-
-/// Runs a long step whose own words people should see, on standard error: standard output belongs to results.
-pub(crate) fn say_and_run(command: &mut Command) -> Result<()> {
-    let begun = Instant::now();
-    eprintln!("+ {}", said(command));
-    let words = std::io::stderr().as_fd().try_clone_to_owned()?;
-    let status = command
-        .stdin(Stdio::null())
-        .stdout(words)
-        .status()
-        .with_context(|| format!("running {}", said(command)))?;
-    if !status.success() {
-        bail!("{} ended with {status}", said(command));
-    }
-    eprintln!("  took {:.1} s", begun.elapsed().as_secs_f64());
-    Ok(())
-}
-
-fn said(command: &Command) -> String {
-    let words = std::iter::once(command.get_program()).chain(command.get_args());
-    words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
 }
 
 /// Writes a file of the image tree with its mode.

@@ -5,6 +5,7 @@
 mod neighbour;
 mod node;
 
+use std::fs;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -60,6 +61,17 @@ impl LabOptions {
         let trusted = vec![image.public_key.clone()];
         let server = ServerOptions { image: Some(image.image.clone()), trusted, ..ServerOptions::default() };
         Ok((Self { programs, bundle, server, quiet: false }, image))
+    }
+
+    /// Writes `text` as `site.toml` into `dir`, for the server to start with; returns where it lies.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn write_site(&mut self, dir: &Path, text: &str) -> Result<PathBuf> {
+        let path = dir.join("site.toml");
+        fs::write(&path, text).with_context(|| format!("writing {}", path.display()))?;
+        self.server.site = Some(path.clone());
+        Ok(path)
     }
 }
 

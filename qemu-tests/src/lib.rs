@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod admin;
+pub mod command;
 pub mod console;
 pub mod demo;
 pub mod disk;

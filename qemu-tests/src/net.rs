@@ -12,9 +12,10 @@ use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use nix::sched::{CloneFlags, setns};
 
+use crate::command::run;
 use crate::session::Session;
 
 /// The server's address in every lab.
@@ -48,7 +49,7 @@ impl Network {
 
     fn make(session: &Session, namespace: String, address: Ipv4Addr) -> Result<Self> {
         session.owns_namespace(&namespace)?;
-        run("ip", ["netns", "add", &namespace])?;
+        run(Command::new("ip").args(["netns", "add", &namespace]))?;
         let network = Self { namespace, taps: AtomicU32::new(0) };
         network.ip(&["link", "set", "lo", "up"])?;
         // No forward delay: a firmware gives up on DHCP while a bridge port is still learning.
@@ -90,9 +91,7 @@ impl Network {
     ) -> Result<Self> {
         let other = self.joined(session, name, inside)?;
         other.ip(&["address", "add", &format!("{uplink}/{PREFIX}"), "dev", UPLINK])?;
-        let mut forward = other.command("sh");
-        forward.args(["-c", "echo 1 > /proc/sys/net/ipv4/ip_forward"]);
-        run_command(forward)?;
+        run(other.command("sh").args(["-c", "echo 1 > /proc/sys/net/ipv4/ip_forward"]))?;
         self.ip(&["route", "add", &format!("{}/{PREFIX}", network_of(inside)), "via", &uplink.to_string()])?;
         Ok(other)
     }
@@ -126,9 +125,7 @@ impl Network {
     /// # Errors
     /// nftables are missing or refuse them.
     pub fn nft(&self, rules: &str) -> Result<()> {
-        let mut nft = self.command("nft");
-        nft.arg(rules);
-        run_command(nft)
+        run(self.command("nft").arg(rules))
     }
 
     /// The namespace's name, for `ip netns exec`.
@@ -171,7 +168,7 @@ impl Network {
         let rate = format!("{mbit_s}mbit");
         let shape = ["qdisc", "replace", "dev", device, "root", "tbf", "rate", &rate];
         let bucket = ["burst", "128kb", "latency", "200ms"];
-        run("tc", ["-n", &self.namespace].iter().chain(&shape).chain(&bucket))
+        run(Command::new("tc").args(["-n", &self.namespace]).args(shape).args(bucket))
     }
 
     /// Takes the limit away.
@@ -179,7 +176,7 @@ impl Network {
     /// # Errors
     /// There was none.
     pub fn unlimit_server(&self) -> Result<()> {
-        run("tc", ["-n", &self.namespace, "qdisc", "del", "dev", BRIDGE, "root"])
+        run(Command::new("tc").args(["-n", &self.namespace, "qdisc", "del", "dev", BRIDGE, "root"]))
     }
 
     /// A command that runs inside the namespace; `ip` replaces itself, so the process id is the program's own.
@@ -212,7 +209,7 @@ impl Network {
     }
 
     fn ip(&self, arguments: &[&str]) -> Result<()> {
-        run("ip", ["-n", &self.namespace].iter().chain(arguments))
+        run(Command::new("ip").args(["-n", &self.namespace]).args(arguments))
     }
 }
 
@@ -251,19 +248,4 @@ fn pass(mut from: &TcpStream, mut to: &TcpStream) {
     let _ = io::copy(&mut from, &mut to);
     let _ = to.shutdown(std::net::Shutdown::Write);
     let _ = from.shutdown(std::net::Shutdown::Read);
-}
-
-/// Runs a command to its end; its own words are the error.
-pub(crate) fn run<S: AsRef<OsStr>>(program: &str, arguments: impl IntoIterator<Item = S>) -> Result<()> {
-    let mut command = Command::new(program);
-    command.args(arguments);
-    run_command(command)
-}
-
-fn run_command(mut command: Command) -> Result<()> {
-    let output = command.output().with_context(|| format!("running {command:?}"))?;
-    if !output.status.success() {
-        bail!("{command:?}: {}", String::from_utf8_lossy(&output.stderr).trim());
-    }
-    Ok(())
 }

@@ -94,6 +94,8 @@ pub struct Machine {
     spec: MachineSpec,
     wiring: Wiring,
     disks: Vec<Disk>,
+    /// Numbers of disks that are not plugged in.
+    pulled: Mutex<Vec<usize>>,
     console: Console,
     qemu: Mutex<Option<Child>>,
 }
@@ -115,7 +117,7 @@ impl Machine {
             fs::copy(variables, wiring.variables()).with_context(|| format!("copying {variables}"))?;
         }
         let console = Console::new(wiring.console_log(), wiring.console_socket());
-        Ok(Self { spec, disks: disks?, console, wiring, qemu: Mutex::new(None) })
+        Ok(Self { spec, disks: disks?, pulled: Mutex::default(), console, wiring, qemu: Mutex::new(None) })
     }
 
     /// What it is made of.
@@ -134,6 +136,18 @@ impl Machine {
     #[must_use]
     pub fn disks(&self) -> &[Disk] {
         &self.disks
+    }
+
+    /// Takes a disk out; from the next start on it is not there. The others stay where they are.
+    ///
+    /// # Errors
+    /// The machine is on, or has fewer disks.
+    pub fn pull_disk(&self, number: usize) -> Result<()> {
+        if self.is_on() || number >= self.disks.len() {
+            bail!("disk {number} of {} can't be pulled: it is on or has fewer", self.spec.name);
+        }
+        self.pulled.lock().unwrap_or_else(PoisonError::into_inner).push(number);
+        Ok(())
     }
 
     /// Its port on the network.
@@ -162,7 +176,8 @@ impl Machine {
         }
         let errors = self.wiring.dir.join("qemu.log");
         let mut command = network.command("qemu-system-x86_64");
-        command.args(arguments::qemu_arguments(&self.spec, &self.wiring));
+        let pulled = self.pulled.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        command.args(arguments::qemu_arguments(&self.spec, &self.wiring, &pulled));
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(fs::File::create(&errors)?);
         let mut child = command.spawn().context("starting qemu-system-x86_64")?;
         let listens = qmp::wait_until_listening(&self.wiring.control_socket(), &mut child);

@@ -129,10 +129,20 @@ fn layouts_of_several_disks_with_kept_partitions_and_subvolumes_are_taken() {
 }
 
 #[test]
-fn what_no_machine_was_seen_to_start_from_is_refused() {
+fn arrays_and_volumes_are_taken() {
     let two = "[layout.disk]\ncount = 2\n[[layout.partition]]\nraid = 'system'\n\
-               [[layout.raid]]\nname = 'system'\nrole = 'root'\n";
-    check(two, &["1: layout.raid is not deployed by this version; use partitions alone"]);
+               [[layout.raid]]\nname = 'system'\nlvm = 'vg0'\n\
+               [[layout.volume]]\ngroup = 'vg0'\nname = 'root'\nrole = 'root'\n";
+    check(two, &[]);
+    let one = two.replace("count = 2", "count = 1");
+    check(&one, &["raid 1: an array needs a partition on each of two disks or more"]);
+}
+
+#[test]
+fn what_no_machine_was_seen_to_start_from_is_refused() {
+    let locked = "[[layout.partition]]\nrole = 'boot'\nsize = '1GiB'\n[[layout.partition]]\nluks = 'crypt'\n\
+                  [[layout.luks]]\nname = 'crypt'\nrole = 'root'\n";
+    check(locked, &["1: layout.luks is not deployed by this version; use partitions, RAID and LVM alone"]);
 }
 
 #[test]

@@ -36,20 +36,29 @@ struct Wanted {
     links: &'static [&'static str],
 }
 
-const WANTED: [Wanted; 7] = [
+impl Wanted {
+    /// A program that needs nothing but itself and the libraries that its headers name.
+    const fn plain(name: &'static str, package: &'static str) -> Self {
+        Self { name, package, configuration: &[], links: &[] }
+    }
+}
+
+const WANTED: [Wanted; 10] = [
     // Without its configuration mke2fs makes file systems that lack ext4's features.
     Wanted {
-        name: "mke2fs",
-        package: "e2fsprogs",
         configuration: &["etc/mke2fs.conf"],
         links: &["sbin/mkfs.ext4", "sbin/mkfs.ext3", "sbin/mkfs.ext2"],
+        ..Wanted::plain("mke2fs", "e2fsprogs")
     },
-    Wanted { name: "e2fsck", package: "e2fsprogs", configuration: &[], links: &["sbin/fsck.ext4"] },
-    Wanted { name: "mkfs.fat", package: "dosfstools", configuration: &[], links: &["sbin/mkfs.vfat"] },
-    Wanted { name: "mkfs.xfs", package: "xfsprogs", configuration: &[], links: &[] },
-    Wanted { name: "mkfs.btrfs", package: "btrfs-progs", configuration: &[], links: &[] },
-    Wanted { name: "btrfs", package: "btrfs-progs", configuration: &[], links: &[] },
-    Wanted { name: "mkswap", package: "util-linux", configuration: &[], links: &[] },
+    Wanted { links: &["sbin/fsck.ext4"], ..Wanted::plain("e2fsck", "e2fsprogs") },
+    Wanted { links: &["sbin/mkfs.vfat"], ..Wanted::plain("mkfs.fat", "dosfstools") },
+    Wanted::plain("mkfs.xfs", "xfsprogs"),
+    Wanted::plain("mkfs.btrfs", "btrfs-progs"),
+    Wanted::plain("btrfs", "btrfs-progs"),
+    Wanted::plain("mkswap", "util-linux"),
+    Wanted::plain("mdadm", "mdadm"),
+    Wanted::plain("lvm", "lvm2"),
+    Wanted::plain("dmsetup", "dmsetup"),
 ];
 
 /// Puts every tool into the store.
@@ -242,6 +251,7 @@ mod tests {
             ("libcom_err.so.2", "libcom-err2"),
             ("libpcre2-8.so.0", "libpcre2-8-0"),
             ("liburcu.so.8", "liburcu8"),
+            ("libdevmapper.so.1.02.1", "libdevmapper1.02.1"),
         ] {
             assert_eq!(package_of_soname(soname), package);
         }

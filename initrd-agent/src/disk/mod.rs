@@ -20,6 +20,7 @@ pub(crate) use format::{FormatError, make_file_systems, modules_for, tools_for};
 pub(crate) use mounts::{MountError, Mounted, flush, flush_and_forget, release};
 pub(crate) use older::{OlderPlace, OlderSystem, Wanted};
 pub(crate) use stack::{StackError, check_keys};
+pub(crate) use tool::NO_UDEV;
 
 #[cfg(test)]
 mod tests;

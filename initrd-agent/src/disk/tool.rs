@@ -11,8 +11,8 @@ use tokio::process::Command;
 const LIMIT: Duration = Duration::from_mins(10);
 /// Where installed tools are.
 const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
-/// There is no udev, and whoever waits for it waits for ever.
-const NO_UDEV: [(&str, &str); 2] = [("DM_DISABLE_UDEV", "1"), ("MDADM_NO_UDEV", "1")];
+/// There is no udev, and whoever waits for it waits for ever; programs of an installed system too.
+pub(crate) const NO_UDEV: [(&str, &str); 2] = [("DM_DISABLE_UDEV", "1"), ("MDADM_NO_UDEV", "1")];
 /// The end of what a tool printed explains its failure.
 const OUTPUT_CHARACTERS_MAX: usize = 2000;
 

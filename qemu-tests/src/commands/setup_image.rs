@@ -13,7 +13,7 @@ pub(crate) struct SetupImageArguments {
     /// Makes the Debian tree again from today's mirrors.
     #[arg(long)]
     again: bool,
-    /// Makes the images of the slow stories too: Debian 13, a cloud's Debian 12, one with systemd-boot.
+    /// Makes the images of the slow stories too: Debian 13, Debian 12 of a cloud, with systemd-boot, and with RAID and LVM.
     #[arg(long)]
     all: bool,
 }
@@ -26,7 +26,13 @@ pub(crate) fn run(arguments: &SetupImageArguments) -> Result<ExitCode> {
     let programs = Programs::find()?;
     let made = image::debian_12(&programs)?;
     if arguments.all {
-        for make in [image::debian_13, image::debian_12_cloud, image::debian_12_systemd_boot] {
+        let slow = [
+            image::debian_13,
+            image::debian_12_cloud,
+            image::debian_12_systemd_boot,
+            image::debian_12_storage,
+        ];
+        for make in slow {
             println!("image       {}", make(&programs)?.image.display());
         }
     }

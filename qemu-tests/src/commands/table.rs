@@ -5,6 +5,7 @@ use std::io::{IsTerminal as _, Write as _};
 use std::time::{Duration, Instant};
 
 use qemu_tests::admin::node::NodeView;
+use qemu_tests::report::megabytes;
 
 /// Cells of a progress bar.
 const BAR_CELLS: u64 = 20;
@@ -78,10 +79,4 @@ fn line(view: &NodeView) -> String {
         text.push_str(&format!("  {server:.1} MB from server, {nodes:.1} MB from nodes"));
     }
     text
-}
-
-fn megabytes(bytes: u64) -> f64 {
-    #[expect(clippy::cast_precision_loss, reason = "shown with one decimal")]
-    let bytes = bytes as f64;
-    bytes / 1e6
 }

@@ -9,7 +9,8 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 
-use super::{Disk, run};
+use super::Disk;
+use crate::command::run;
 
 /// The first sector of a disk; the BIOS loads it whole.
 const SECTOR_BYTES: usize = 512;
@@ -76,7 +77,7 @@ impl Disk {
         run(Command::new("mkfs.vfat").args(["-F", "32", "-n", "LOCAL"]).arg(self.path()))?;
         // Not mounted: not every kernel that can run machines knows FAT.
         run(Command::new("mmd").arg("-i").arg(self.path()).args(["::/EFI", "::/EFI/BOOT"]))?;
-        run(Command::new("mcopy").arg("-i").arg(self.path()).arg(&program).arg(EFI_DEFAULT_PATH)).map(drop)
+        run(Command::new("mcopy").arg("-i").arg(self.path()).arg(&program).arg(EFI_DEFAULT_PATH))
     }
 }
 

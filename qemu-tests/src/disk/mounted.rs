@@ -9,7 +9,8 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 
-use super::{Disk, run};
+use super::Disk;
+use crate::command::{output, run};
 
 /// Unit in which partx(8) counts, whatever the disk's sector is.
 const SECTOR_BYTES: u64 = 512;
@@ -39,7 +40,7 @@ impl Disk {
     fn partition(&self, name: &str) -> Result<Range<u64>> {
         let mut partx = Command::new("partx");
         let listed =
-            run(partx.args(["--raw", "--noheadings", "--output", "START,SECTORS,NAME"]).arg(&self.path))?;
+            output(partx.args(["--raw", "--noheadings", "--output", "START,SECTORS,NAME"]).arg(&self.path))?;
         let found: Vec<&str> = listed.lines().filter(|line| line.split(' ').nth(2) == Some(name)).collect();
         let [line] = found.as_slice() else {
             bail!("{} has {} partitions called {name}; all are:\n{listed}", self.path.display(), found.len())

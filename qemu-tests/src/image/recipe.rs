@@ -7,7 +7,8 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail};
 
-use super::{say_and_run, write_file};
+use super::write_file;
+use crate::command::say_and_run;
 
 /// Password of root on the serial console.
 pub const ROOT_PASSWORD: &str = "esir";
@@ -101,6 +102,14 @@ impl Recipe {
         recipe.packages.extend(["cloud-init", "netplan.io", "sudo"]);
         // Theirs have no network of their own: cloud-init makes it.
         recipe.files.retain(|(path, ..)| *path != DHCP_EVERYWHERE);
+        recipe
+    }
+
+    /// Able to assemble RAID, open LUKS containers and activate LVM before there is a root.
+    #[must_use]
+    pub fn debian_12_storage(ssh_key: &str, sources: &[PathBuf]) -> Self {
+        let mut recipe = Self::debian_12(ssh_key, sources);
+        recipe.packages.extend(["mdadm", "lvm2", "cryptsetup-initramfs"]);
         recipe
     }
 

@@ -9,7 +9,8 @@ use std::process::{Command, Stdio};
 use anyhow::{Context as _, Result, ensure};
 
 use super::recipe::SUITE;
-use super::{NAME_DIGITS, apt_sources, cache_dir, lock, make_once, say_and_run};
+use super::{NAME_DIGITS, apt_sources, cache_dir, lock, make_once};
+use crate::command::{output, say_and_run};
 
 /// What mmdebstrap writes down of the moment, beneath the tree.
 const OF_THE_MOMENT: [&str; 3] = ["var/log", "var/cache/apt", "var/cache/ldconfig"];
@@ -37,12 +38,9 @@ pub fn source_tree(name: &str, packages: &[&str], count: usize) -> Result<PathBu
         let extracted = tree.with_extension("extracted");
         bootstrap(&extracted, "extract", packages)?;
         fs::create_dir_all(tree)?;
-        let find = Command::new("find")
-            .arg(extracted.join("usr/src"))
-            .args(["-name", "*.tar.xz", "-print"])
-            .output()
-            .context("running find")?;
-        let mut archives: Vec<&str> = std::str::from_utf8(&find.stdout)?.lines().collect();
+        let mut find = Command::new("find");
+        let found = output(find.arg(extracted.join("usr/src")).args(["-name", "*.tar.xz", "-print"]))?;
+        let mut archives: Vec<&str> = found.lines().collect();
         archives.sort_unstable();
         ensure!(!archives.is_empty(), "{packages:?} hold no archives");
         for archive in archives {

@@ -184,6 +184,16 @@ impl Node {
         Ok(self)
     }
 
+    /// Takes one of its disks out while it is off.
+    ///
+    /// # Errors
+    /// It is on, or has fewer disks.
+    pub fn pull_disk(&self, number: usize) -> Result<&Self> {
+        self.note(&format!("disk {number} is pulled"));
+        self.machine.pull_disk(number)?;
+        Ok(self)
+    }
+
     /// Begins to record what goes over its wire.
     ///
     /// # Errors
@@ -286,20 +296,11 @@ impl Node {
     /// The node fails, or does not come so far in time.
     pub async fn fetches(&self, share: f64) -> Result<f64> {
         self.reaches(Stage::Fetch).await?;
-        let until = Instant::now() + INSTALL_MAX;
-        loop {
-            if let Some(view) = self.view().await? {
-                let now = if view.has_reached(Stage::Verify) { 1.0 } else { view.done_share() };
-                if now >= share {
-                    return Ok(now);
-                }
-                if let Some(failure) = view.failure {
-                    bail!("{} failed in {}: {failure}", self.name(), failure.stage);
-                }
-            }
-            self.still_time(until, "fetch")?;
-            sleep(ASK_EVERY).await;
-        }
+        let fetched = |view: &NodeView| {
+            let now = if view.has_reached(Stage::Verify) { 1.0 } else { view.done_share() };
+            (now >= share).then_some(now)
+        };
+        self.is_seen_to("fetch", fetched).await
     }
 
     /// Waits until the server knows that the node is installed.
@@ -307,20 +308,10 @@ impl Node {
     /// # Errors
     /// It fails, or takes longer than [`INSTALL_MAX`].
     pub async fn is_installed(&self) -> Result<NodeView> {
-        let until = Instant::now() + INSTALL_MAX;
-        loop {
-            if let Some(view) = self.view().await? {
-                if view.is_installed() {
-                    self.note("installed");
-                    return Ok(view);
-                }
-                if let Some(failure) = view.failure {
-                    bail!("{} failed in {}: {failure}", self.name(), failure.stage);
-                }
-            }
-            self.still_time(until, "be installed")?;
-            sleep(ASK_EVERY).await;
-        }
+        let installed = |view: &NodeView| view.is_installed().then(|| view.clone());
+        let view = self.is_seen_to("be installed", installed).await?;
+        self.note("installed");
+        Ok(view)
     }
 
     /// Waits until a stage of the node fails, and checks that its console says so too.
@@ -351,6 +342,8 @@ impl Node {
         let shell = self.console().log_in("root", ROOT_PASSWORD, LOGIN_MAX).await;
         let mut system =
             InstalledSystem { shell: shell.with_context(|| format!("booting {}", self.name()))? };
+        // What the kernel says on the console would stand in the middle of what commands print.
+        system.text_of("dmesg --console-off").await?;
         let found = system.text_of(". /etc/os-release; echo $ID-$VERSION_ID").await?;
         ensure!(found == distribution, "{} runs {found}, not {distribution}", self.name());
         self.note(&format!("login prompt of {found}"));
@@ -410,6 +403,23 @@ impl Node {
     #[must_use]
     pub fn name(&self) -> &str {
         &self.machine.spec().name
+    }
+
+    /// Waits until the server's view of the node holds what is `wanted`, at most [`INSTALL_MAX`].
+    async fn is_seen_to<T>(&self, what: &str, wanted: impl Fn(&NodeView) -> Option<T>) -> Result<T> {
+        let until = Instant::now() + INSTALL_MAX;
+        loop {
+            if let Some(view) = self.view().await? {
+                if let Some(found) = wanted(&view) {
+                    return Ok(found);
+                }
+                if let Some(failure) = view.failure {
+                    bail!("{} failed in {}: {failure}", self.name(), failure.stage);
+                }
+            }
+            self.still_time(until, what)?;
+            sleep(ASK_EVERY).await;
+        }
     }
 
     fn still_time(&self, until: Instant, what: &str) -> Result<()> {

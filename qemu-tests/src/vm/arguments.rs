@@ -38,8 +38,8 @@ impl Wiring {
     }
 }
 
-/// All of QEMU's arguments.
-pub(super) fn qemu_arguments(spec: &MachineSpec, wiring: &Wiring) -> Vec<String> {
+/// All of QEMU's arguments; `pulled` are the numbers of disks that are not plugged in.
+pub(super) fn qemu_arguments(spec: &MachineSpec, wiring: &Wiring, pulled: &[usize]) -> Vec<String> {
     let mut words: Vec<String> = Vec::new();
     let mut add = |option: &str, value: String| words.extend([option.to_owned(), value]);
     add("-name", spec.name.clone());
@@ -69,7 +69,7 @@ pub(super) fn qemu_arguments(spec: &MachineSpec, wiring: &Wiring) -> Vec<String>
     }
     add("-netdev", format!("tap,id=net0,ifname={},script=no,downscript=no", wiring.tap));
     add("-device", network_card(spec));
-    for (number, disk) in (0_usize..).zip(&spec.disks) {
+    for (number, disk) in (0_usize..).zip(&spec.disks).filter(|(number, _)| !pulled.contains(number)) {
         let file = wiring.disk(number).display().to_string();
         add("-drive", format!("if=none,id=disk{number},format=raw,discard=unmap,file={file}"));
         add("-device", format!("{}{}", disk_device(disk, number), boot_index(spec, number + 2)));
@@ -145,7 +145,7 @@ mod tests {
     fn machine(firmware: FirmwareKind, nic: Nic, bus: Bus) -> String {
         let spec = spec(firmware, nic, bus);
         let wiring = Wiring { dir: "/lab/a".into(), tap: "tap0".into() };
-        qemu_arguments(&spec, &wiring).join(" ")
+        qemu_arguments(&spec, &wiring, &[]).join(" ")
     }
 
     #[test]
@@ -160,9 +160,20 @@ mod tests {
     fn a_machine_with_secure_boot_guards_its_variables() {
         let mut spec = spec(FirmwareKind::Uefi, Nic::Virtio, Bus::Nvme);
         spec.secure_boot = true;
-        let words = qemu_arguments(&spec, &Wiring { dir: "/lab/a".into(), tap: "tap0".into() }).join(" ");
+        let wiring = Wiring { dir: "/lab/a".into(), tap: "tap0".into() };
+        let words = qemu_arguments(&spec, &wiring, &[]).join(" ");
         assert!(words.contains("smm=on") && words.contains("property=secure,value=on"), "{words}");
         assert!(words.contains("OVMF_CODE_4M.ms.fd") && words.contains("romfile= "), "{words}");
+    }
+
+    #[test]
+    fn a_disk_that_is_pulled_is_not_there_and_the_others_stay_where_they_are() {
+        let mut spec = spec(FirmwareKind::Bios, Nic::E1000, Bus::Ahci);
+        spec.disks.push(DiskSpec { bus: Bus::Ahci, size_bytes: gib(8), serial: "A1".into() });
+        let wiring = Wiring { dir: "/lab/a".into(), tap: "tap0".into() };
+        let words = qemu_arguments(&spec, &wiring, &[0]).join(" ");
+        assert!(!words.contains("disk0"), "{words}");
+        assert!(words.contains("ide-hd,bus=ide.1,drive=disk1,serial=A1,bootindex=3"), "{words}");
     }
 
     #[test]

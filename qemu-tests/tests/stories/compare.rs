@@ -3,7 +3,8 @@
 use std::path::Path;
 use std::process::Command;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::Result;
+use qemu_tests::command::output;
 
 /// What `capture` leaves out of a root tree by default: contents that belong to a running system.
 const LEFT_OUT: [&str; 4] = ["/dev/*", "/run/*", "/tmp/*", "/var/lib/apt/lists/*"];
@@ -18,12 +19,4 @@ pub(crate) fn differences(source: &Path, copy: &Path) -> Result<Vec<String>> {
     rsync.args(LEFT_OUT.map(|pattern| format!("--exclude={pattern}")));
     let said = output(rsync.arg(format!("{}/", source.display())).arg(format!("{}/", copy.display())))?;
     Ok(said.lines().map(str::to_owned).collect())
-}
-
-/// What a command printed.
-pub(crate) fn output(command: &mut Command) -> Result<String> {
-    let output = command.output().with_context(|| format!("starting {}", command.get_program().display()))?;
-    let errors = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "{} failed: {errors}", command.get_program().display());
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }

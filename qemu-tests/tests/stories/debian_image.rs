@@ -4,8 +4,9 @@ use std::process::Command;
 
 use anyhow::{Result, ensure};
 use qemu_tests::LabOptions;
+use qemu_tests::command::{output, run};
 
-use super::compare::{differences, output};
+use super::compare::differences;
 
 pub(crate) async fn tell() -> Result<()> {
     let (options, image) = LabOptions::debian_12()?;
@@ -15,7 +16,7 @@ pub(crate) async fn tell() -> Result<()> {
 
     let dir = tempfile::tempdir()?;
     let out = dir.path().join("out");
-    output(Command::new(&options.programs.image_tools).arg("extract").arg(&image.image).arg("-C").arg(&out))?;
+    run(Command::new(&options.programs.image_tools).arg("extract").arg(&image.image).arg("-C").arg(&out))?;
     let differences = differences(&image.tree, &out)?;
     ensure!(
         differences.is_empty(),

@@ -8,6 +8,7 @@ mod compare;
 mod debian_image;
 mod firmware;
 mod kept_data;
+mod mirrored;
 mod older_image;
 mod own_system;
 mod secure_boot;
@@ -34,7 +35,7 @@ struct Story {
 type Telling = Pin<Box<dyn Future<Output = Result<()>> + Send>>;
 
 /// In the order of what they need: the cheap ones first.
-const STORIES: [Story; 11] = [
+const STORIES: [Story; 8] = [
     Story {
         name: "the Debian image lists with tar and comes out as it went in",
         tell: || Box::pin(debian_image::tell()),
@@ -59,11 +60,19 @@ const STORIES: [Story; 11] = [
         name: "a node has the users, the files, the network and the hook of its group",
         tell: || Box::pin(own_system::tell()),
     },
-    Story { name: "what a layout keeps survives a second deployment", tell: || Box::pin(kept_data::tell()) },
     Story {
         name: "two machines of different kinds become two running servers and stay so",
         tell: || Box::pin(two_machines::tell()),
     },
+    Story {
+        name: "a node goes on when the server is killed in mid-fetch and started again",
+        tell: || Box::pin(server_killed_in_mid_fetch::tell()),
+    },
+];
+
+/// Those that take many minutes, or images of their own: `scripts/test --all` tells them.
+const SLOW_STORIES: [Story; 5] = [
+    Story { name: "what a layout keeps survives a second deployment", tell: || Box::pin(kept_data::tell()) },
     Story {
         name: "an image of a cloud finds its seed, and cloud-init undoes nothing",
         tell: || Box::pin(cloud_image::tell()),
@@ -73,8 +82,12 @@ const STORIES: [Story; 11] = [
         tell: || Box::pin(older_image::tell()),
     },
     Story {
-        name: "a node goes on when the server is killed in mid-fetch and started again",
-        tell: || Box::pin(server_killed_in_mid_fetch::tell()),
+        name: "a system on logical volumes is deployed twice beside what is kept",
+        tell: || Box::pin(kept_data::tell_on_volumes()),
+    },
+    Story {
+        name: "machines with mirrored disks go on when the first disk is gone",
+        tell: || Box::pin(mirrored::tell()),
     },
 ];
 
@@ -91,16 +104,18 @@ fn main() -> ExitCode {
         println!("stories cannot be told: {error:#}");
         return ExitCode::FAILURE;
     }
-    let no_rewriting = firmware::why_no_rewriting().filter(|_| skipped.is_none());
-    if let Some(why) = &no_rewriting {
-        firmware::REWRITING_STORIES.iter().for_each(|story| println!("skipped: {}: {why}", story.name));
-    }
-    let trial = |story: &'static Story, is_skipped| {
-        Trial::test(story.name, || tell(story)).with_ignored_flag(is_skipped || skipped.is_some())
+    let told_of = |stories: &'static [Story], why_not: Option<String>| {
+        if let Some(why) = why_not.as_ref().filter(|_| skipped.is_none()) {
+            stories.iter().for_each(|story| println!("skipped: {}: {why}", story.name));
+        }
+        let is_left_out = why_not.is_some() || skipped.is_some();
+        let trial = |story: &'static Story| Trial::test(story.name, || tell(story));
+        stories.iter().map(move |story| trial(story).with_ignored_flag(is_left_out))
     };
-    let everywhere = STORIES.iter().chain(&firmware::STORIES).map(|story| trial(story, false));
-    let rewriting = firmware::REWRITING_STORIES.iter().map(|story| trial(story, no_rewriting.is_some()));
-    let trials = everywhere.chain(rewriting);
+    let trials = told_of(&STORIES, None)
+        .chain(told_of(&firmware::STORIES, None))
+        .chain(told_of(&firmware::REWRITING_STORIES, firmware::why_no_rewriting()))
+        .chain(told_of(&SLOW_STORIES, why_no_slow_ones()));
     libtest_mimic::run(&arguments, trials.collect()).exit_code()
 }
 
@@ -113,6 +128,11 @@ fn why_skipped() -> Option<String> {
     }
     let qemu = std::process::Command::new("qemu-system-x86_64").arg("--version").output();
     qemu.is_err().then(|| "there is no qemu-system-x86_64; scripts/setup installs it".into())
+}
+
+/// Why [`SLOW_STORIES`] are not told now.
+fn why_no_slow_ones() -> Option<String> {
+    std::env::var_os("ESIR_SKIP_SLOW").map(|_| "ESIR_SKIP_SLOW is set".into())
 }
 
 fn tell(story: &Story) -> Result<(), Failed> {

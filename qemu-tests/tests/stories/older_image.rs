@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use qemu_tests::image::TestImage;
 use qemu_tests::{Bus, FirmwareKind, Lab, LabOptions, Nic, Node, Stage, gib};
 
@@ -59,17 +59,11 @@ const OWN: [&str; 12] = [
 ];
 
 pub(crate) async fn tell() -> Result<()> {
-    if std::env::var_os("ESIR_SKIP_SLOW").is_some() {
-        eprintln!("  skipped, as ESIR_SKIP_SLOW is set");
-        return Ok(());
-    }
     let (mut options, older) = LabOptions::debian_12()?;
     let dir = tempfile::tempdir()?;
     let newer = Newer::make(&options.programs, &older, dir.path())?;
-    let site = dir.path().join("site.toml");
-    write_site(&site, &[&older.image])?;
     options.server.image = None;
-    options.server.site = Some(site.clone());
+    let site = options.write_site(dir.path(), &site_with(&[&older.image]))?;
     let lab = Lab::start(options).await?;
 
     let node = lab.node("keeper").firmware(FirmwareKind::Bios).nic(Nic::Virtio);
@@ -81,7 +75,7 @@ pub(crate) async fn tell() -> Result<()> {
     lives_for_a_while(&node).await?;
 
     lab.server().kill()?;
-    write_site(&site, &[&newer.image, &older.image])?;
+    fs::write(&site, site_with(&[&newer.image, &older.image]))?;
     lab.start_server_again().await?;
     fetches_what_is_new(&lab, &node, &older, &newer).await?;
     let own_of_reused = own(&node, &newer.tree).await?;
@@ -94,9 +88,8 @@ pub(crate) async fn tell() -> Result<()> {
     Ok(())
 }
 
-fn write_site(path: &Path, images: &[&Path]) -> Result<()> {
-    let text = format!("[image]\nfiles = {images:?}\n{SITE}");
-    fs::write(path, text).with_context(|| format!("writing {}", path.display()))
+fn site_with(images: &[&Path]) -> String {
+    format!("[image]\nfiles = {images:?}\n{SITE}")
 }
 
 /// What is on the disk of a node that was just deployed beside the tree of its image.

@@ -34,7 +34,7 @@ pub(crate) enum InitramfsError {
 }
 
 /// Builds the initramfs of every kernel again if one of them fits only other hardware, is missing, or if `changed`
-/// says that it was built with other names of file systems; says why.
+/// says that it was built with other names of file systems or for another stack of devices below them; says why.
 pub(super) async fn fit(
     tree: &mut Tree,
     chroot: &Chroot,
@@ -94,6 +94,11 @@ pub(super) fn initramfs_of(tree: &Tree, kernel: &str) -> Option<String> {
 /// `6.1.0-10-amd64` comes after `6.1.0-9-amd64`.
 fn numbers(version: &str) -> Vec<u64> {
     version.split(|c: char| !c.is_ascii_digit()).filter_map(|part| part.parse().ok()).collect()
+}
+
+/// Whether what the image has builds an initramfs that assembles whatever the system's own files describe.
+pub(super) fn assembles(tree: &Tree) -> bool {
+    find_builder(tree) == Some(Builder::InitramfsTools)
 }
 
 fn find_builder(tree: &Tree) -> Option<Builder> {

@@ -9,6 +9,7 @@ mod initramfs;
 mod names;
 mod nvram;
 mod references;
+mod stack;
 mod steps;
 mod tree;
 
@@ -23,6 +24,7 @@ use crate::disk;
 use crate::failure::StageError;
 use boot::{BootError, BootPlace};
 use initramfs::InitramfsError;
+use stack::StackError;
 use steps::StepFailure;
 use tree::{Tree, TreeError};
 
@@ -75,6 +77,9 @@ pub(crate) enum PersonaliseError {
     /// What the site wants beside names and keys.
     #[error(transparent)]
     Step(#[from] StepFailure),
+    /// The image can't start from this layout.
+    #[error(transparent)]
+    Stack(#[from] StackError),
     /// What the kernel starts from.
     #[error(transparent)]
     Initramfs(#[from] InitramfsError),
@@ -89,10 +94,11 @@ pub(crate) enum PersonaliseError {
 impl StageError for PersonaliseError {
     fn code(&self) -> &'static str {
         match self {
-            Self::File(_) => "personalise-file",
             Self::Program(_) => "personalise-program",
             Self::Step(StepFailure::Program(..)) => "step-program",
             Self::Step(_) => "step-file",
+            Self::File(_) | Self::Stack(StackError::File(_)) => "personalise-file",
+            Self::Stack(_) => "image-lacks",
             Self::Initramfs(_) => "initramfs",
             Self::Boot(BootError::NoLoader(_)) => "no-boot-loader",
             Self::Boot(BootError::NoPartition(_)) => "no-boot-partition",
@@ -113,7 +119,8 @@ impl StageError for PersonaliseError {
 /// [`PersonaliseError`]; the disk does not boot then.
 pub(crate) async fn make_own(personal: &Personal<'_>) -> Result<OwnSystem, PersonaliseError> {
     let mut tree = Tree::open(personal.root)?;
-    let renamed = write_names(&mut tree, personal)?;
+    let mut outdated = stack::write(&mut tree, personal.plan)?;
+    outdated |= write_names(&mut tree, personal)?;
     make_host_keys(&mut tree, personal).await?;
     let mut changes = steps::follow(&mut tree, personal.root, &personal.identity.steps).await?;
     for path in tree.accept(&ACCOUNT_FILES) {
@@ -121,7 +128,7 @@ pub(crate) async fn make_own(personal: &Personal<'_>) -> Result<OwnSystem, Perso
     }
     relabel_at_start(&mut tree)?;
     let chroot = Chroot::open(personal.root)?;
-    let built = initramfs::fit(&mut tree, &chroot, renamed).await?;
+    let built = initramfs::fit(&mut tree, &chroot, outdated).await?;
     changes.extend(built.map(|why| format!("built the initramfs anew: {why}")));
 
     let mut esp = personal.esp.as_deref().map(Tree::open).transpose()?;

@@ -13,10 +13,11 @@ use qemu_tests::report::Bar;
 use qemu_tests::session;
 use serde_json::{Value, json};
 
+use super::choice::Choice;
 use super::device::{self, LoopDevice};
+use super::figures::{median, range};
 use super::print::print_columns;
 use super::quiet::others_are_quiet;
-use super::swarm::Choice;
 use limits::Limits;
 use ways::{Measured, Sources, Way};
 
@@ -32,7 +33,7 @@ pub(super) fn apply(choice: &Choice) -> Result<()> {
     let programs = Programs::find_peers()?;
     session::before_exit(device::sweep_own);
     let image = image::debian_12(&programs)?;
-    let runs = choice.runs.unwrap_or(if choice.quick { 1 } else { RUNS });
+    let runs = choice.turns(RUNS);
     let ways: &[Way] = if choice.quick { &[Way::Ours, Way::Tar] } else { &Way::ALL };
     let device = LoopDevice::make()?;
     let sources = Sources::make(&image, &device, ways)?;
@@ -109,7 +110,7 @@ impl Table {
 
     fn median(&self, turn: Turn) -> Option<f64> {
         let (_, all) = self.0.iter().find(|(known, _)| *known == turn)?;
-        median(all.iter().map(|measured| measured.seconds).collect())
+        median(all.iter().map(|measured| measured.seconds))
     }
 
     fn ours(&self) -> Option<f64> {
@@ -121,10 +122,9 @@ impl Table {
         let row = |(turn, all): &(Turn, Vec<Measured>)| {
             let median = self.median(*turn)?;
             let seconds = || all.iter().map(|measured| measured.seconds);
-            let (low, high) = (seconds().fold(f64::MAX, f64::min), seconds().fold(0.0, f64::max));
             let peak = all.iter().filter_map(|measured| measured.peak_mib).max();
             Some(json!({
-                "way": turn.name(), "seconds": format!("{median:.2}"), "range": format!("{low:.2}-{high:.2}"),
+                "way": turn.name(), "seconds": format!("{median:.2}"), "range": range(seconds(), 2),
                 "MB/s": format!("{:.0}", content_bytes as f64 / 1e6 / median),
                 "over ours": format!("{:.2}", median / self.ours()?),
                 "peak MiB": peak, "runs": all.len(), "seconds_of_runs": seconds().collect::<Vec<f64>>(),
@@ -180,11 +180,6 @@ impl Table {
         }
         bars
     }
-}
-
-fn median(mut values: Vec<f64>) -> Option<f64> {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied()
 }
 
 #[cfg(test)]

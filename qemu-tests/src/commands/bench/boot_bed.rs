@@ -15,7 +15,10 @@ use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use bed::{Bed, Mbit, Place, Shape};
 use boot_bundle::{BundleManifest, FORMAT_VERSION, FileRef};
 use nix::sched::{CloneFlags, setns};
+use qemu_tests::command::run;
 use qemu_tests::programs::Programs;
+
+use super::memory::peak_kib;
 
 /// The nodes' network; the load's namespace takes packets for all of it.
 pub(super) const NODES: &str = "10.79.0.0/16";
@@ -68,10 +71,7 @@ impl BootBed {
 
     /// `ip` inside a place.
     pub(super) fn ip(&self, place: Place, words: &[&str]) -> Result<()> {
-        let output = self.command(place, "ip").args(words).output().context("running ip")?;
-        let said = String::from_utf8_lossy(&output.stderr);
-        ensure!(output.status.success(), "ip {}: {}", words.join(" "), said.trim());
-        Ok(())
+        run(self.command(place, "ip").args(words))
     }
 
     /// A command inside a place.
@@ -107,12 +107,7 @@ impl BootBed {
         fs::create_dir_all(tree.join("etc"))?;
         fs::write(tree.join("etc/hostname"), "bench\n")?;
         let image = self.dir().join("bench.esir");
-        let captured =
-            Command::new(&programs.image_tools).arg("capture").arg(&tree).arg("-o").arg(&image).output();
-        ensure!(
-            captured.context("running image-tools")?.status.success(),
-            "image-tools captures no small tree"
-        );
+        run(Command::new(&programs.image_tools).arg("capture").arg(&tree).arg("-o").arg(&image))?;
         let site_file = self.dir().join("site.toml");
         fs::write(&site_file, site)?;
         let mut serve = self.command(Place::Server, &programs.pxe_server);
@@ -173,11 +168,9 @@ impl Running {
         matches!(self.child.try_wait(), Ok(None))
     }
 
-    /// Most memory that it has had, KiB (proc(5), `VmHWM`).
+    /// Most memory that it has had, KiB.
     pub(super) fn peak_kib(&self) -> Option<u64> {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).ok()?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-        line.split_whitespace().next()?.parse().ok()
+        peak_kib(self.child.id())
     }
 
     /// What it is called.

@@ -11,57 +11,49 @@ mod ways;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result, ensure};
-use image_format::parse_manifest;
+use anyhow::{Context as _, Result};
 use qemu_tests::image;
 use qemu_tests::programs::Programs;
-use qemu_tests::report::Bar;
+use qemu_tests::report::{Bar, megabytes};
 use qemu_tests::session;
 use serde_json::{Value, json};
 
+use super::choice::Choice;
 use super::device::{self, LoopDevice};
+use super::figures::{range, shown};
 use super::print::print_columns;
 use super::quiet::others_are_quiet;
-use super::swarm::Choice;
+use super::timed::{Timed, note_if_untimed};
 use changes::Change;
 use contents::NewContents;
 use ways::{Sources, Way};
 
+/// The change of the reduced form.
+const QUICK: Change = Change::OnePercent;
+/// zstd level of delta images, as the server packs them.
+const LEVEL: &str = "3";
 const RUNS: usize = 3;
 /// What may be fetched over the contents that are new, compressed, and the table of contents.
 const OVER_CONTENTS_MAX: f64 = 1.1;
 const COLUMNS: [&str; 9] = ["change", "files", "way", "MB", "of full", "limit MB", "s", "range", "runs"];
 
 pub(super) fn delta(choice: &Choice) -> Result<()> {
-    ensure!(
-        nix::unistd::geteuid().is_root(),
-        "trees with owners and mounted disks: run this benchmark as root"
-    );
     choice.knows_cases(&Change::ALL.map(Change::name))?;
-    let is_chosen = |change: &Change| match choice.cases.as_slice() {
-        [] => !choice.quick || *change == Change::OnePercent,
-        _ => choice.has_case(change.name()),
-    };
     let programs = Programs::find_peers()?;
     session::before_exit(device::sweep_own);
     let older = image::debian_12_point_release(&programs)?.image;
     let device = LoopDevice::make()?;
     let older = Older::extract(&programs, older, device.dir())?;
     let mut cases = Vec::new();
-    for change in Change::ALL.into_iter().filter(is_chosen) {
+    for change in Change::ALL.into_iter().filter(|change| choice.chooses(change.name(), QUICK.name())) {
         let mut case = Case::make(change, &programs, &older, device.dir())?;
         case.measure(choice, &programs, &older, &device)?;
         case.forget_files()?;
         cases.push(case);
     }
     let rows: Vec<Value> = cases.iter().flat_map(Case::rows).collect();
-    let left_out = match (choice.quick, choice.cases.is_empty()) {
-        (true, _) => "the updates of packages unless named, repetitions",
-        (false, true) => "nothing",
-        (false, false) => "what the options leave out",
-    };
-    let untimed = cases.iter().flat_map(|case| &case.ways).any(|(_, measured)| measured.seconds.is_empty());
-    let busy = if untimed { "; no time where other work kept this computer busy" } else { "" };
+    let left_out = choice.left_out("the updates of packages unless named, repetitions");
+    let busy = note_if_untimed(cases.iter().flat_map(|case| &case.ways).map(|(_, measured)| measured));
     let limited_by = format!(
         "the contents that are new; seconds: without a network, from what was fetched to a synced file system, the \
          older tree on the disk and not in memory; ours hashes what it keeps, rsync trusts sizes and times{busy}; \
@@ -91,15 +83,7 @@ struct Case {
     sources: Sources,
     contents: NewContents,
     table_bytes: u64,
-    ways: Vec<(Way, Measured)>,
-}
-
-/// What one way came to.
-#[derive(Clone, Debug, Default)]
-struct Measured {
-    bytes: u64,
-    /// None while the computer was busy with other work.
-    seconds: Vec<f64>,
+    ways: Vec<(Way, Timed)>,
 }
 
 impl Case {
@@ -107,10 +91,10 @@ impl Case {
         let dir = dir.join(change.name());
         fs::create_dir_all(&dir).with_context(|| format!("making {}", dir.display()))?;
         let (image, tree) = change.make(programs, older, &dir)?;
-        let manifest = parse_manifest(&fs::read(ways::companion(&image, "manifest"))?)?;
+        let manifest = image::read_manifest(&image)?;
         let contents = NewContents::between(&older.tree, &tree)?;
         let sources = Sources::make(programs, older, image, tree, &dir)?;
-        let ways = Way::ALL.map(|way| (way, Measured::default())).to_vec();
+        let ways = Way::ALL.map(|way| (way, Timed::default())).to_vec();
         Ok(Self { change, sources, contents, table_bytes: manifest.toc.len, ways })
     }
 
@@ -121,7 +105,7 @@ impl Case {
         older: &Older,
         device: &LoopDevice,
     ) -> Result<()> {
-        let runs = choice.runs.unwrap_or(if choice.quick { 1 } else { RUNS });
+        let runs = choice.turns(RUNS);
         for run in 1..=runs {
             // Forth and back, so that none always comes behind the same other.
             if run > 1 {
@@ -137,8 +121,7 @@ impl Case {
                     self.change.name(),
                     way.name()
                 );
-                measured.bytes = bytes;
-                measured.seconds.extend(Some(seconds).filter(|_| is_quiet));
+                measured.add(bytes, seconds, is_quiet);
             }
         }
         Ok(())
@@ -176,41 +159,21 @@ impl Case {
     }
 
     #[expect(clippy::cast_precision_loss, reason = "sizes below 2^53")]
-    fn row(&self, way: Way, measured: &Measured) -> Value {
+    fn row(&self, way: Way, measured: &Timed) -> Value {
         let mut row = json!({
             "change": self.change.name(), "files": self.contents.files, "way": way.name(),
-            "MB": megabytes(measured.bytes as f64),
+            "MB": format!("{:.1}", megabytes(measured.bytes)),
             "of full": format!("{:.3}", measured.bytes as f64 / self.bytes(Way::Full) as f64),
-            "limit MB": "", "s": measured.median().map_or("-".to_owned(), |median| format!("{median:.1}")),
-            "range": measured.range(), "runs": measured.seconds.len(),
+            "limit MB": "", "s": shown(measured.median(), 1),
+            "range": range(measured.seconds.iter().copied(), 1), "runs": measured.seconds.len(),
             "bytes": measured.bytes, "seconds": measured.seconds,
         });
         if let (Way::Delta, Some(row)) = (way, row.as_object_mut()) {
-            row.insert("limit MB".to_owned(), megabytes(self.limit_bytes()).into());
+            row.insert("limit MB".to_owned(), format!("{:.1}", self.limit_bytes() / 1e6).into());
             row.insert("new_contents_bytes".to_owned(), self.contents.bytes.into());
             row.insert("new_contents_compressed_bytes".to_owned(), self.contents.compressed_bytes.into());
             row.insert("table_bytes".to_owned(), self.table_bytes.into());
         }
         row
     }
-}
-
-impl Measured {
-    fn median(&self) -> Option<f64> {
-        let mut sorted = self.seconds.clone();
-        sorted.sort_by(f64::total_cmp);
-        sorted.get(sorted.len() / 2).copied()
-    }
-
-    fn range(&self) -> String {
-        let fold = |pick: fn(f64, f64) -> f64| self.seconds.iter().copied().reduce(pick);
-        match fold(f64::min).zip(fold(f64::max)) {
-            Some((low, high)) => format!("{low:.1}-{high:.1}"),
-            None => "-".to_owned(),
-        }
-    }
-}
-
-fn megabytes(bytes: f64) -> String {
-    format!("{:.1}", bytes / 1e6)
 }

@@ -4,8 +4,9 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use qemu_tests::command::{output, run};
 use qemu_tests::image::cache_dir;
 
 /// Room for the tree of the image three times.
@@ -65,7 +66,7 @@ impl LoopDevice {
     /// An empty ext4, complete: no thread of the kernel goes on initialising it while others are measured.
     pub(super) fn make_file_system(&self) -> Result<MountedDevice> {
         let options = ["-F", "-q", "-t", "ext4", "-E", "nodiscard,lazy_itable_init=0,lazy_journal_init=0"];
-        output(Command::new("mke2fs").args(options).arg(&self.path))?;
+        run(Command::new("mke2fs").args(options).arg(&self.path))?;
         self.sync()?;
         self.mount()
     }
@@ -107,14 +108,4 @@ impl Drop for MountedDevice {
 pub(super) fn sync(place: &Path) -> Result<()> {
     let folder = File::open(place)?;
     nix::unistd::syncfs(&folder).context("syncing the file system")
-}
-
-/// What a command printed, without the last line's end.
-pub(super) fn output(command: &mut Command) -> Result<String> {
-    let shown = format!("{command:?}");
-    let output = command.output().with_context(|| format!("running {shown}"))?;
-    if !output.status.success() {
-        bail!("{shown} ended with {}: {}", output.status, String::from_utf8_lossy(&output.stderr));
-    }
-    Ok(String::from_utf8_lossy(&output.stdout).trim_end().to_owned())
 }

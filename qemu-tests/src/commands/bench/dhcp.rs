@@ -15,9 +15,10 @@ use qemu_tests::session;
 use serde_json::{Value, json};
 
 use super::boot_bed::{BootBed, Running};
+use super::choice::Choice;
+use super::figures::{median, range, shown};
 use super::print::print_columns;
 use super::quiet::others_are_quiet;
-use super::swarm::Choice;
 use perfdhcp::{Load, Outcome, perfdhcp};
 use servers::{Disk, Server};
 
@@ -56,7 +57,7 @@ pub(super) fn dhcp(choice: &Choice) -> Result<()> {
     bed.ip(Place::Node(0), &["address", "add", &format!("{RELAY}/32"), "dev", "eth0"])?;
     bed.boot_file("undionly.kpxe", 1 << 16)?;
     let disk = Disk::new(bed.dir())?;
-    let runs = choice.runs.unwrap_or(if choice.quick { 1 } else { RUNS });
+    let runs = choice.turns(RUNS);
     let mut rows = Server::ALL.map(|server| Row { server, storms: Vec::new(), highest: Vec::new() });
     for run in 1..=runs {
         // A B C A B C, never all of A and then all of B.
@@ -151,22 +152,19 @@ impl Row {
     }
 
     fn highest(&self) -> Option<f64> {
-        (!self.highest.is_empty()).then(|| median(&self.highest))
+        median(self.highest.iter().copied())
     }
 
     fn line(&self) -> Value {
-        let over = |of: fn(&Outcome) -> f64| median(&self.storms.iter().map(of).collect::<Vec<_>>());
-        let least = self.highest.iter().copied().fold(f64::INFINITY, f64::min);
-        let most = self.highest.iter().copied().fold(0.0, f64::max);
-        let range = self.highest().map_or_else(|| "-".to_owned(), |_| format!("{least:.0}-{most:.0}"));
+        let over = |of: fn(&Outcome) -> f64| median(self.storms.iter().map(of)).unwrap_or_default();
         json!({
             "server": self.server.name(),
             "DORA/s at 1000/s": format!("{:.0}", over(|outcome| outcome.rate)),
             "drops": self.drops(),
             "OFFER ms": format!("{:.2}", over(|outcome| outcome.offer.delay_ms)),
             "ACK ms": format!("{:.2}", over(|outcome| outcome.ack.delay_ms)),
-            "DORA/s without loss": self.highest().map_or_else(|| "-".to_owned(), |rate| format!("{rate:.0}")),
-            "range": range,
+            "DORA/s without loss": shown(self.highest(), 0),
+            "range": range(self.highest.iter().copied(), 0),
             "drops_per_run": self.storms.iter().map(Outcome::drops).collect::<Vec<_>>(),
             "highest_per_run": self.highest,
         })
@@ -189,12 +187,6 @@ fn bars(rows: &[Row]) -> Vec<Bar> {
         }
     }
     bars
-}
-
-fn median(samples: &[f64]) -> f64 {
-    let mut sorted = samples.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    sorted.get(sorted.len() / 2).copied().unwrap_or_default()
 }
 
 #[cfg(test)]

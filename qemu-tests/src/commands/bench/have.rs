@@ -12,9 +12,9 @@ use lab::{Meeting, Scenario};
 use swarm::HavePolicy;
 use swarm::tracker::{DEGREE, SEED_DEGREE};
 
+use super::choice::Choice;
 use super::print::print_columns;
 use super::simulate::{Job, link, simulate};
-use super::swarm::Choice;
 use rows::Results;
 
 /// Seeds per row.

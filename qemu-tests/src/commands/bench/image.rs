@@ -12,20 +12,25 @@ use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
+use qemu_tests::command::run;
 use qemu_tests::image::cache_dir;
 use qemu_tests::programs::Programs;
-use qemu_tests::report::Bar;
+use qemu_tests::report::{Bar, megabytes};
 use serde_json::{Value, json};
 
+use super::choice::Choice;
+use super::figures::shown;
 use super::print::print_columns;
 use super::quiet::others_are_quiet;
-use super::swarm::Choice;
+use super::timed::{Timed, note_if_untimed};
 use disks::Disks;
 use forms::{Form, Kind, Source};
 use trees::{TREES, Tree};
 
 /// Turns of the two forms whose times are compared.
 const RUNS: usize = 3;
+/// The tree of the reduced form.
+const QUICK: &str = "minimal";
 const COLUMNS: [&str; 6] = ["tree", "form", "MB", "MB used", "s", "s used"];
 
 /// Most of a compressed raw disk, of partclone's and of tar's bytes that a file-mode image may have.
@@ -40,51 +45,26 @@ struct Row {
     tree: &'static str,
     form: Form,
     /// From the tree, or the disk that it was just written to; from the disk that was lived in.
-    clean: Sample,
-    used: Option<Sample>,
-}
-
-/// What one form came to.
-#[derive(Clone, Debug, Default)]
-struct Sample {
-    bytes: u64,
-    /// None while the computer was busy with other work.
-    seconds: Vec<f64>,
+    clean: Timed,
+    used: Option<Timed>,
 }
 
 pub(super) fn image(choice: &Choice) -> Result<()> {
-    ensure!(
-        nix::unistd::geteuid().is_root(),
-        "trees with owners, and mounted disks: run this benchmark as root"
-    );
     let programs = Programs::find_peers()?;
-    let trees = chosen_trees(choice)?;
+    choice.knows_cases(&TREES.map(|tree| tree.name))?;
     let mut rows = Vec::new();
-    for tree in trees {
+    for tree in TREES.iter().filter(|tree| choice.chooses(tree.name, QUICK)) {
         rows.extend(measure(tree, &programs, choice)?);
     }
     ensure!(!rows.is_empty(), "nothing is left to run");
     let left_out = choice.left_out("the larger trees unless named, levels 9 and 19, repetitions");
-    let untimed = rows.iter().any(|row| row.clean.seconds.is_empty());
-    let busy = if untimed { "; no time where other work kept this computer busy" } else { "" };
+    let busy = note_if_untimed(rows.iter().map(|row| &row.clean));
     let limited_by = format!(
         "the compressor; every form until its file is on the disk; used: a copy of the tree and \
          half as much that cannot be compressed were written to the disk before and deleted{busy}; left out: {left_out}"
     );
     let lines: Vec<Value> = rows.iter().map(Row::line).collect();
     print_columns("image", choice.json, &COLUMNS, &lines, &limited_by, &bars(&rows))
-}
-
-fn chosen_trees(choice: &Choice) -> Result<Vec<&'static Tree>> {
-    for name in &choice.cases {
-        let names: Vec<&str> = TREES.iter().map(|tree| tree.name).collect();
-        ensure!(names.contains(&name.as_str()), "there is no tree {name}; there are {}", names.join(", "));
-    }
-    let is_chosen = |tree: &&Tree| match choice.cases.as_slice() {
-        [] => !choice.quick || tree.name == "minimal",
-        names => names.iter().any(|name| name == tree.name),
-    };
-    Ok(TREES.iter().filter(is_chosen).collect())
 }
 
 fn measure(tree: &'static Tree, programs: &Programs, choice: &Choice) -> Result<Vec<Row>> {
@@ -98,10 +78,10 @@ fn measure(tree: &'static Tree, programs: &Programs, choice: &Choice) -> Result<
     let disks = needs_disks.then(|| Disks::make(&directory, &work.0, tree.disk_gib)).transpose()?;
     let mut rows: Vec<Row> = Vec::new();
     for form in forms {
-        let used = (form.kind.source() == Source::Disk).then(Sample::default);
-        rows.push(Row { tree: tree.name, form, clean: Sample::default(), used });
+        let used = (form.kind.source() == Source::Disk).then(Timed::default);
+        rows.push(Row { tree: tree.name, form, clean: Timed::default(), used });
     }
-    let runs = choice.runs.unwrap_or(if choice.quick { 1 } else { RUNS });
+    let runs = choice.turns(RUNS);
     for run in 1..=runs {
         // A B C A B C, never all of A and then all of B.
         for row in rows.iter_mut().filter(|row| run == 1 || row.form.repeats()) {
@@ -109,9 +89,9 @@ fn measure(tree: &'static Tree, programs: &Programs, choice: &Choice) -> Result<
                 Source::Tree => &directory,
                 Source::Disk => &disks.clean,
             });
-            row.clean.take(&row.form, programs, source, &work.0)?;
+            make(&row.form, &mut row.clean, programs, source, &work.0)?;
             if let (Some(sample), Some(disks)) = (&mut row.used, &disks) {
-                sample.take(&row.form, programs, &disks.used, &work.0)?;
+                make(&row.form, sample, programs, &disks.used, &work.0)?;
             }
             eprintln!("{run}/{runs} {}", row.line());
         }
@@ -141,57 +121,39 @@ impl Drop for Work {
     }
 }
 
-impl Sample {
-    /// Makes it once more.
-    fn take(&mut self, form: &Form, programs: &Programs, source: &Path, work: &Path) -> Result<()> {
-        let output = work.join("output");
-        let _ = fs::remove_dir_all(&output);
-        fs::create_dir_all(&output)?;
-        let script = form.script();
-        let mut command = Command::new("bash");
-        command.args(["-c", &script, "bash"]).arg(source).arg(output.join("image.esir"));
-        command.env("IMAGE_TOOLS", &programs.image_tools).stdin(Stdio::null()).stdout(Stdio::null());
-        let is_quiet = others_are_quiet().is_ok();
-        let begun = Instant::now();
-        let said = command.stderr(Stdio::piped()).output().with_context(|| format!("running {script}"))?;
-        let took = begun.elapsed().as_secs_f64();
-        ensure!(said.status.success(), "{form}: {script}: {}", String::from_utf8_lossy(&said.stderr).trim());
-        if is_quiet {
-            self.seconds.push(took);
-        }
-        self.bytes =
-            fs::metadata(output.join("image.esir")).with_context(|| format!("{form} left nothing"))?.len();
-        fs::remove_dir_all(&output)?;
-        Ok(())
-    }
-
-    fn median(&self) -> Option<f64> {
-        let mut sorted = self.seconds.clone();
-        sorted.sort_by(f64::total_cmp);
-        sorted.get(sorted.len() / 2).copied()
-    }
+/// Makes it once more.
+fn make(form: &Form, timed: &mut Timed, programs: &Programs, source: &Path, work: &Path) -> Result<()> {
+    let output = work.join("output");
+    let _ = fs::remove_dir_all(&output);
+    fs::create_dir_all(&output)?;
+    let mut command = Command::new("bash");
+    command.args(["-c", &form.script(), "bash"]).arg(source).arg(output.join("image.esir"));
+    command.env("IMAGE_TOOLS", &programs.image_tools).stdout(Stdio::null());
+    let is_quiet = others_are_quiet().is_ok();
+    let begun = Instant::now();
+    run(&mut command).with_context(|| form.to_string())?;
+    let took = begun.elapsed().as_secs_f64();
+    let made = fs::metadata(output.join("image.esir")).with_context(|| format!("{form} left nothing"))?;
+    timed.add(made.len(), took, is_quiet);
+    fs::remove_dir_all(&output)?;
+    Ok(())
 }
 
 impl Row {
     fn line(&self) -> Value {
-        let seconds =
-            |sample: &Sample| sample.median().map_or("-".to_owned(), |median| format!("{median:.1}"));
+        let megabytes = |timed: &Timed| format!("{:.1}", megabytes(timed.bytes));
+        let seconds = |timed: &Timed| shown(timed.median(), 1);
         let mut line = json!({
-            "tree": self.tree, "form": self.form.to_string(), "MB": megabytes(self.clean.bytes),
+            "tree": self.tree, "form": self.form.to_string(), "MB": megabytes(&self.clean),
             "s": seconds(&self.clean), "bytes": self.clean.bytes, "seconds": self.clean.seconds,
         });
         if let (Some(used), Some(line)) = (&self.used, line.as_object_mut()) {
-            line.insert("MB used".to_owned(), megabytes(used.bytes).into());
+            line.insert("MB used".to_owned(), megabytes(used).into());
             line.insert("s used".to_owned(), seconds(used).into());
             line.insert("bytes_used".to_owned(), used.bytes.into());
         }
         line
     }
-}
-
-#[expect(clippy::cast_precision_loss, reason = "sizes below 2^53")]
-fn megabytes(bytes: u64) -> String {
-    format!("{:.1}", bytes as f64 / 1e6)
 }
 
 fn bars(rows: &[Row]) -> Vec<Bar> {
@@ -229,7 +191,7 @@ fn bars(rows: &[Row]) -> Vec<Bar> {
 }
 
 #[expect(clippy::cast_precision_loss, reason = "sizes below 2^53")]
-fn ratio(ours: &Sample, theirs: &Sample) -> f64 {
+fn ratio(ours: &Timed, theirs: &Timed) -> f64 {
     ours.bytes as f64 / theirs.bytes.max(1) as f64
 }
 
@@ -238,7 +200,7 @@ mod tests {
     use super::*;
 
     fn row(kind: Kind, bytes: u64, used: Option<u64>, seconds: &[f64]) -> Row {
-        let sample = |bytes| Sample { bytes, seconds: seconds.to_vec() };
+        let sample = |bytes| Timed { bytes, seconds: seconds.to_vec() };
         Row { tree: "t", form: Form { kind, level: Some(3) }, clean: sample(bytes), used: used.map(sample) }
     }
 

@@ -2,12 +2,15 @@
 
 mod apply;
 mod boot_bed;
+mod choice;
 mod delta;
 mod deploy;
 mod device;
 mod dhcp;
+mod figures;
 mod have;
 mod image;
+mod memory;
 mod paper;
 mod payload;
 mod print;
@@ -18,6 +21,7 @@ mod swarm;
 mod swarm_cpu;
 mod swarm_sim;
 mod tftp;
+mod timed;
 
 use std::process::ExitCode;
 
@@ -95,7 +99,7 @@ pub(crate) struct BenchArguments {
 
 pub(crate) async fn run(arguments: BenchArguments) -> Result<ExitCode> {
     let BenchArguments { name, quick, json, only, cases, runs } = arguments;
-    let choice = swarm::Choice { quick, json, only, cases, runs };
+    let choice = choice::Choice { quick, json, only, cases, runs };
     match name.as_str() {
         "list" => BENCHMARKS.iter().for_each(|(name, what)| println!("{name:<10} {what}")),
         "apply" => tokio::task::block_in_place(|| apply::apply(&choice))?,

@@ -10,12 +10,14 @@ use bed::{Mbit, Shape};
 use qemu_tests::programs::Programs;
 use qemu_tests::report::Bar;
 
-use super::swarm::{Case, Choice, Entry, PAPER_MIB, Row, Turns};
+use super::choice::Choice;
+use super::swarm::{Case, Entry, PAPER_MIB, Row, Turns};
 
 /// Nodes in the paper.
 const NODES: usize = 32;
 /// So that two processors are not the limit.
 const SHAPED: Mbit = Mbit(25.0);
+const RUNS: usize = 3;
 /// The bar of the swarm.
 const RATIO_MAX: f64 = 1.10;
 /// What the paper needed, on links of unknown speed: existing peers would need about 110 s here.
@@ -37,7 +39,7 @@ pub(super) fn paper(choice: &Choice) -> Result<()> {
     let entries: Vec<Entry> = rates.into_iter().map(entry).collect();
     let left_out =
         if choice.quick { "32 nodes, the paper's size, shaped links, repetitions" } else { "nothing" };
-    let runs = choice.runs.unwrap_or(if choice.quick { 1 } else { 3 });
+    let runs = choice.turns(RUNS);
     Turns::new("paper", choice.json, left_out, bars).take(&[Case { name: "paper", entries }], runs)
 }
 

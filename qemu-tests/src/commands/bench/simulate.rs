@@ -73,16 +73,3 @@ fn run(job: &Job, number: usize, of: usize) -> Option<Outcome> {
     );
     Some(outcome)
 }
-
-/// The middle of some values.
-pub(super) fn median(values: impl IntoIterator<Item = f64>) -> f64 {
-    let mut values: Vec<f64> = values.into_iter().collect();
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
-}
-
-/// To so many decimals, for tables.
-pub(super) fn rounded(value: f64, decimals: i32) -> f64 {
-    let scale = 10_f64.powi(decimals);
-    (value * scale).round() / scale
-}

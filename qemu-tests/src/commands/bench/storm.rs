@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail, ensure};
 use bed::{Mbit, Place};
 use node_api::paths::BOOT_SHARE_PORT;
+use qemu_tests::command::output;
 use qemu_tests::programs::Programs;
 use qemu_tests::report::Bar;
 use qemu_tests::session;
@@ -24,9 +25,9 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
 use super::boot_bed::{BootBed, INITRD_BYTES, KERNEL_BYTES, NODES, RELAY, Running, noise};
+use super::choice::Choice;
 use super::print::print_columns;
 use super::quiet::others_are_quiet;
-use super::swarm::Choice;
 use faults::Faults;
 use http::{Got, Peers};
 use node::{Counts, World};
@@ -201,8 +202,7 @@ async fn reference_initrd(server: Ipv4Addr, relay: &Relay) -> Result<Vec<u8>> {
 
 /// Bytes that left the server's link (proc(5), `/proc/net/dev`).
 fn egress(bed: &BootBed) -> Result<u64> {
-    let output = bed.command(Place::Server, "cat").arg("/proc/self/net/dev").output()?;
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let text = output(bed.command(Place::Server, "cat").arg("/proc/self/net/dev"))?;
     let line = text.lines().find_map(|line| line.trim().strip_prefix("eth0:")).context("no eth0")?;
     line.split_whitespace().nth(8).and_then(|bytes| bytes.parse().ok()).context("no count of bytes")
 }

@@ -12,8 +12,10 @@ use qemu_tests::report::Bar;
 use qemu_tests::session;
 use serde_json::{Value, json};
 
+use super::choice::Choice;
+use super::figures::{Spread, range, shown};
 use super::print::print_columns;
-use super::swarm::{Choice, Entry, Row, Sample, peer};
+use super::swarm::{Entry, Row, Sample, peer};
 
 /// Whom we are compared with: the library behind most peers.
 const OTHER: &str = "libtorrent";
@@ -35,7 +37,7 @@ pub(super) fn swarm_cpu(choice: &Choice) -> Result<()> {
     let programs = Programs::find_peers()?;
     session::before_exit(bed::sweep_own);
     let sizes: &[(usize, u64)] = if choice.quick { &QUICK_SIZES } else { &SIZES };
-    let runs = choice.runs.unwrap_or(if choice.quick { 1 } else { RUNS });
+    let runs = choice.turns(RUNS);
     let mut rows = Vec::new();
     for &(nodes, mib) in sizes {
         let shape = Shape::new(nodes, None);
@@ -120,19 +122,20 @@ fn mb_per_cpu_s(sample: &Sample) -> f64 {
 
 fn line(row: &Row) -> Value {
     let (speed, cost) = (row.over(|sample| total_mb_s(row, sample)), row.over(mb_per_cpu_s));
-    let range = |low: f64, high: f64| format!("{low:.0}-{high:.0}");
+    let middle = |spread: Option<Spread>| spread.map(|it| it.median);
+    let ends = |spread: Option<Spread>| spread.into_iter().flat_map(|it| [it.min, it.max]);
     let (completed, expected) = row.completed();
     let void =
         if row.disturbed.is_empty() { String::new() } else { format!(", {} disturbed", row.disturbed.len()) };
     json!({
         "N": row.shape.nodes, "peer": row.label, "MiB": row.mib,
-        "MB/s": speed.map_or_else(|| "-".to_owned(), |it| format!("{:.0}", it.median)),
-        "MB/s range": speed.map_or_else(|| "-".to_owned(), |it| range(it.min, it.max)),
-        "MB per CPU s": cost.map_or_else(|| "-".to_owned(), |it| format!("{:.0}", it.median)),
-        "range": cost.map_or_else(|| "-".to_owned(), |it| range(it.min, it.max)),
+        "MB/s": shown(middle(speed), 0),
+        "MB/s range": range(ends(speed), 0),
+        "MB per CPU s": shown(middle(cost), 0),
+        "range": range(ends(cost), 0),
         "complete": format!("{completed}/{expected}{void}"),
         "runs": row.json().get("runs"), "disturbed_runs": row.json().get("disturbed_runs"),
-        "mb_s": speed.map(|it| it.median), "mb_per_cpu_s": cost.map(|it| it.median),
+        "mb_s": middle(speed), "mb_per_cpu_s": middle(cost),
     })
 }
 

@@ -7,9 +7,10 @@ use lab::{Outcome, Scenario};
 use qemu_tests::report::Bar;
 use serde_json::{Value, json};
 
+use super::choice::Choice;
+use super::figures::{median, rounded};
 use super::print::print_columns;
-use super::simulate::{Job, link, median, rounded, simulate};
-use super::swarm::Choice;
+use super::simulate::{Job, link, simulate};
 
 /// Runs per row, each with its own seed.
 const SEEDS: u64 = 3;
@@ -49,7 +50,7 @@ struct Case {
     coarser: u32,
 }
 
-/// The paper's image at every size. 10,000 nodes take an hour each, 1,000 ten minutes.
+/// The paper's image at every size. 10,000 nodes take hours each, 1,000 twenty minutes.
 const CASES: [Case; 4] = [
     Case { nodes: 10_000, mib: 596, piece_kib: 256, coarser: 8 },
     Case { nodes: 1000, mib: 596, piece_kib: 256, coarser: 1 },
@@ -78,7 +79,7 @@ pub(super) fn swarm_sim(choice: &Choice) -> Result<()> {
     let results = variants.iter().zip(jobs.chunks(per_row)).zip(outcomes.chunks(per_row));
     for (((case, racks), jobs), outcomes) in results.collect::<Vec<_>>().into_iter().rev() {
         let bound_s = jobs.first().map_or(f64::NAN, |job| job.scenario.bound_s());
-        let ratio = median(outcomes.iter().map(|outcome| outcome.last_s() / bound_s));
+        let ratio = median(outcomes.iter().map(|outcome| outcome.last_s() / bound_s)).unwrap_or(f64::NAN);
         rows.push(case.row(*racks, bound_s, outcomes));
         let limit = if case.nodes > 1000 { RATIO_MAX_ABOVE } else { RATIO_MAX };
         let name = format!("last node / (S/B), {} nodes, {}", case.nodes, place(*racks)).into();
@@ -111,7 +112,9 @@ impl Case {
     }
 
     fn row(&self, racks: bool, bound_s: f64, outcomes: &[Outcome]) -> Value {
-        let over = |value: &dyn Fn(&Outcome) -> f64| rounded(median(outcomes.iter().map(value)), 3);
+        let over = |value: &dyn Fn(&Outcome) -> f64| {
+            rounded(median(outcomes.iter().map(value)).unwrap_or(f64::NAN), 3)
+        };
         let nodes = self.nodes as f64;
         json!({
             "nodes": self.nodes,

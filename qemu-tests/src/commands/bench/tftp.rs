@@ -15,9 +15,10 @@ use serde_json::{Value, json};
 use tftp::ReadRequest;
 
 use super::boot_bed::{BootBed, Running};
+use super::choice::Choice;
+use super::figures::median;
 use super::print::print_columns;
 use super::quiet::others_are_quiet;
-use super::swarm::Choice;
 use load::{Order, load};
 
 const SERVERS: [&str; 3] = [OURS, "dnsmasq", "atftpd"];
@@ -54,7 +55,7 @@ pub(super) fn tftp(choice: &Choice) -> Result<()> {
     let addresses = [ours, bed.add_server_address(102)?, bed.add_server_address(103)?];
     running.push(start_dnsmasq(&bed, &addresses.map(|address| address.to_string())[1])?);
     running.push(start_atftpd(&bed, &addresses.map(|address| address.to_string())[2])?);
-    let runs = choice.runs.unwrap_or(if choice.quick { 1 } else { RUNS });
+    let runs = choice.turns(RUNS);
     let mut rows = rows(choice.quick);
     if !choice.cases.is_empty() {
         rows.retain(|row| choice.cases.contains(&row.order.nodes.to_string()));
@@ -140,15 +141,9 @@ fn what(order: &Order) -> String {
     format!("{} nodes, blksize {blksize}, window {window}", order.nodes)
 }
 
-fn median(samples: &[f64]) -> f64 {
-    let mut sorted = samples.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    sorted.get(sorted.len() / 2).copied().unwrap_or_default()
-}
-
 impl Row {
     fn medians(&self) -> [f64; SERVERS.len()] {
-        self.mb_s.each_ref().map(|samples| median(samples))
+        self.mb_s.each_ref().map(|samples| median(samples.iter().copied()).unwrap_or_default())
     }
 
     /// Ours over the better of the others.

@@ -7,6 +7,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use qemu_tests::command::run;
 use qemu_tests::{Console, FirmwareKind, Lab, Nic, Node, Stage};
 
 use super::{MEMORY_MIB, is_as_kept, lab, names, types_line};
@@ -120,7 +121,5 @@ fn boot_files_with_http(dir: &Path) -> Result<()> {
         .args(["--format=x86_64-efi", "--prefix=/grub", "--output"])
         .arg(dir.join("grubx64.efi"))
         .args(MODULES);
-    let made = mkimage.output().context("running grub-mkimage; scripts/setup installs it")?;
-    ensure!(made.status.success(), "grub-mkimage: {}", String::from_utf8_lossy(&made.stderr).trim());
-    Ok(())
+    run(&mut mkimage).context("making a GRUB; scripts/setup installs what that needs")
 }

@@ -84,9 +84,8 @@ pub(crate) fn why_no_rewriting() -> Option<String> {
 /// A lab whose server has this site file.
 async fn lab(site: &str) -> Result<Lab> {
     let (mut options, _image) = LabOptions::debian_12()?;
-    let file = tempfile::NamedTempFile::with_suffix(".toml")?;
-    std::fs::write(file.path(), site)?;
-    options.server.site = Some(file.path().to_owned());
+    let dir = tempfile::tempdir()?;
+    options.write_site(dir.path(), site)?;
     Lab::start(options).await
 }
 

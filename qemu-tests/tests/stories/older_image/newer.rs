@@ -6,12 +6,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result};
-use image_format::parse_manifest;
-use qemu_tests::image::{TestImage, capture};
+use qemu_tests::command::{output, run};
+use qemu_tests::image::{TestImage, capture, read_manifest};
 use qemu_tests::lab::InstalledSystem;
 use qemu_tests::programs::Programs;
-
-use crate::compare::output;
 
 /// The large one; ssh and systemd run with it, and bytes behind its last section don't disturb them.
 const LIBRARY: &str = "usr/lib/x86_64-linux-gnu/libcrypto.so.3";
@@ -49,10 +47,10 @@ pub(super) struct Newer {
 impl Newer {
     pub(super) fn make(programs: &Programs, older: &TestImage, dir: &Path) -> Result<Self> {
         let (tree, image) = (dir.join("tree"), dir.join("newer.esir"));
-        output(Command::new("cp").arg("-aT").arg(&older.tree).arg(&tree))?;
+        run(Command::new("cp").arg("-aT").arg(&older.tree).arg(&tree))?;
         change(&tree).context("making the newer tree")?;
         capture(programs, &tree, &image, &older.secret_key)?;
-        let manifest = parse_manifest(&fs::read(image.with_extension("esir.manifest"))?)?;
+        let manifest = read_manifest(&image)?;
         let (id, table_bytes) = (manifest.image_id.to_string(), manifest.toc.len);
         Ok(Self { changed_bytes: changed_bytes(&tree)?, image, tree, id, table_bytes })
     }

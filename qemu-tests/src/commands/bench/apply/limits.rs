@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, anyhow};
-use image_format::{EntryKind, Extent, FrameEntry, Toc, decompress_frame, parse_manifest};
-use qemu_tests::image::TestImage;
+use image_format::{EntryKind, Extent, FrameEntry, Toc, decompress_frame};
+use qemu_tests::image::{TestImage, read_manifest};
 
 use super::super::device::sync;
 use super::ways::Measured;
@@ -30,8 +30,7 @@ struct Frame {
 
 impl Limits {
     pub(super) fn load(image: &TestImage) -> Result<Self> {
-        let manifest = fs::read(format!("{}.manifest", image.image.display()))?;
-        let manifest = parse_manifest(&manifest)?;
+        let manifest = read_manifest(&image.image)?;
         let file = File::open(&image.image)?;
         let read = |range: std::ops::Range<u64>| -> Result<Vec<u8>> {
             let mut bytes = vec![0; usize::try_from(range.end - range.start)?];

@@ -6,10 +6,12 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
+use qemu_tests::command;
 use qemu_tests::image::TestImage;
 use qemu_tests::programs::Programs;
 
-use super::super::device::{LoopDevice, output, sync};
+use super::super::device::{LoopDevice, sync};
+use super::super::memory::peak_kib;
 
 /// Level of the others' archives, as of ours.
 const LEVEL: &str = "9";
@@ -61,13 +63,20 @@ impl Sources {
             eprintln!("making a squashfs of the tree");
             let mut make = Command::new("mksquashfs");
             make.arg(&image.tree).arg(&sources.squashfs);
-            output(make.args(["-comp", "zstd", "-Xcompression-level", LEVEL, "-no-progress", "-quiet"]))?;
+            command::run(make.args([
+                "-comp",
+                "zstd",
+                "-Xcompression-level",
+                LEVEL,
+                "-no-progress",
+                "-quiet",
+            ]))?;
         }
         if ways.contains(&Way::Partclone) {
             eprintln!("making a partclone image of the tree");
             let mounted = device.make_file_system()?;
             let from = format!("{}/.", image.tree.display());
-            output(Command::new("cp").args(["-a", &from]).arg(mounted.path()))?;
+            command::run(Command::new("cp").args(["-a", &from]).arg(mounted.path()))?;
             drop(mounted);
             let mut save = Command::new("partclone.ext4");
             let mut save = save.args(["-c", "-L", "/dev/null", "-s"]).arg(device.path()).args(["-o", "-"]);
@@ -166,13 +175,6 @@ fn wait(mut children: Vec<Child>) -> Result<Option<u64>> {
         }
         std::thread::sleep(LOOK_EVERY);
     }
-}
-
-/// `VmHWM` of proc_pid_status(5).
-fn peak_kib(process: u32) -> Option<u64> {
-    let text = fs::read_to_string(format!("/proc/{process}/status")).ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    line.trim().strip_suffix(" kB")?.trim().parse().ok()
 }
 
 /// That a run made a system at all; that ours is right is what its tests and its read-back show.

@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
+use qemu_tests::command::run;
 use qemu_tests::image;
 use qemu_tests::programs::Programs;
 
-use super::super::device::output;
 use super::Older;
 use super::contents::files_below;
 use super::ways;
@@ -59,11 +59,11 @@ fn unpacked(programs: &Programs, image: PathBuf, tree: &Path) -> Result<PathBuf>
 }
 
 fn edited(programs: &Programs, older: &Older, tree: &Path, dir: &Path) -> Result<PathBuf> {
-    output(Command::new("cp").arg("-aT").arg(&older.tree).arg(tree))?;
+    run(Command::new("cp").arg("-aT").arg(&older.tree).arg(tree))?;
     change_one_percent(tree)?;
     let image = dir.join("newer.esir");
     let mut capture = Command::new(&programs.image_tools);
-    output(capture.arg("capture").arg(tree).arg("--no-default-excludes").arg("-o").arg(&image))?;
+    run(capture.arg("capture").arg(tree).arg("--no-default-excludes").arg("-o").arg(&image))?;
     Ok(image)
 }
 

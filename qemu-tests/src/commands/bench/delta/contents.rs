@@ -9,8 +9,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
 
-/// As the server packs delta images.
-const LEVEL: &str = "-3";
+use super::LEVEL;
 
 /// Contents that are new.
 #[derive(Clone, Copy, Debug)]
@@ -18,7 +17,7 @@ pub(super) struct NewContents {
     /// Each counted once.
     pub(super) files: usize,
     pub(super) bytes: u64,
-    /// All of them one behind the other, in the order of their paths, by `zstd -3`.
+    /// All of them one behind the other, in the order of their paths, by zstd at [`LEVEL`].
     pub(super) compressed_bytes: u64,
 }
 
@@ -67,7 +66,7 @@ fn hash(path: &Path) -> Result<blake3::Hash> {
 }
 
 fn compressed(tree: &Path, files: &[PathBuf]) -> Result<u64> {
-    let script = format!("set -o pipefail; xargs -0 --no-run-if-empty cat -- | zstd -q {LEVEL} | wc -c");
+    let script = format!("set -o pipefail; xargs -0 --no-run-if-empty cat -- | zstd -q -{LEVEL} | wc -c");
     let mut command = Command::new("bash");
     command.args(["-c", &script]).current_dir(tree).stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut child = command.spawn().context("running bash")?;

@@ -7,13 +7,12 @@ use std::process::Command;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
+use qemu_tests::command;
 use qemu_tests::programs::Programs;
 
-use super::super::device::{LoopDevice, MountedDevice, output, sync};
-use super::Older;
+use super::super::device::{LoopDevice, MountedDevice, sync};
+use super::{LEVEL, Older};
 
-/// Level of delta images, as the server packs them.
-const LEVEL: &str = "3";
 /// What a node fetches of an image; the signed manifest leads to the rest.
 const FETCHED: [&str; 2] = ["manifest", "pieces"];
 /// Stands for ssh: leaves out the host and runs the rest here.
@@ -66,7 +65,9 @@ impl Sources {
         let at = |name: &str| dir.join(name);
         let (delta, store, index, no_ssh) = (at("delta.esir"), at("store"), at("newer.caidx"), at("no-ssh"));
         let mut make = Command::new(&programs.image_tools);
-        output(make.arg("delta").arg(&older.image).arg(&image).args(["--level", LEVEL, "-o"]).arg(&delta))?;
+        command::run(
+            make.arg("delta").arg(&older.image).arg(&image).args(["--level", LEVEL, "-o"]).arg(&delta),
+        )?;
         casync_make(&store, &at("older.caidx"), &older.tree)?;
         let before = bytes_below(&store)?;
         casync_make(&store, &index, &tree)?;
@@ -114,7 +115,7 @@ pub(super) fn run(
         Way::Delta => {
             let mut update = Command::new(&programs.image_tools);
             update.arg("update").arg(&tree).arg("--delta").arg(&sources.delta);
-            output(update.arg("--base").arg(&sources.older_image).arg("--no-read-back"))?;
+            command::run(update.arg("--base").arg(&sources.older_image).arg("--no-read-back"))?;
             fetched_bytes(&sources.delta)?
         }
         Way::Full => {
@@ -126,7 +127,7 @@ pub(super) fn run(
             let mut extract = Command::new("casync");
             extract.arg("extract").arg(option("--store", &sources.store));
             extract.arg(option("--seed", &place.join("tree")));
-            output(extract.arg(&sources.index).arg(&tree))?;
+            command::run(extract.arg(&sources.index).arg(&tree))?;
             sources.casync_bytes
         }
         Way::Rsync => {
@@ -134,7 +135,7 @@ pub(super) fn run(
             rsync.args(["-aHAX", "--delete", "--numeric-ids", "--compress", "--stats"]);
             rsync.arg(option("--rsh", &sources.no_ssh));
             rsync.arg(format!("here:{}/", sources.tree.display())).arg(format!("{}/", tree.display()));
-            received_bytes(&output(&mut rsync)?)?
+            received_bytes(&command::output(&mut rsync)?)?
         }
     };
     sync(place)?;
@@ -147,17 +148,17 @@ pub(super) fn run(
 /// A whole image into a directory.
 pub(super) fn extract(programs: &Programs, image: &Path, tree: &Path) -> Result<()> {
     let mut extract = Command::new(&programs.image_tools);
-    output(extract.args(["extract", "--no-read-back"]).arg(image).arg("-C").arg(tree)).map(drop)
+    command::run(extract.args(["extract", "--no-read-back"]).arg(image).arg("-C").arg(tree))
 }
 
 /// What lies beside an image under this ending.
-pub(super) fn companion(image: &Path, ending: &str) -> PathBuf {
+fn companion(image: &Path, ending: &str) -> PathBuf {
     PathBuf::from(format!("{}.{ending}", image.display()))
 }
 
 fn casync_make(store: &Path, index: &Path, tree: &Path) -> Result<()> {
     let mut make = Command::new("casync");
-    output(make.arg("make").arg(option("--store", store)).arg(index).arg(tree)).map(drop)
+    command::run(make.arg("make").arg(option("--store", store)).arg(index).arg(tree))
 }
 
 fn option(name: &str, path: &Path) -> String {

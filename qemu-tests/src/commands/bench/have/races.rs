@@ -7,7 +7,7 @@ use qemu_tests::programs::Programs;
 use serde_json::{Value, json};
 
 use super::{Case, Contender};
-use crate::commands::bench::simulate::rounded;
+use crate::commands::bench::figures::rounded;
 use crate::commands::bench::swarm::{Entry, Row, Turns};
 
 /// So that two processors are not the limit; the same S/B as 596 MiB at 100 Mbit/s.

@@ -5,7 +5,8 @@ use qemu_tests::report::Bar;
 use serde_json::{Value, json};
 
 use super::{Case, Contender};
-use crate::commands::bench::simulate::{link, median, rounded};
+use crate::commands::bench::figures::{median, rounded};
+use crate::commands::bench::simulate::link;
 
 /// Messages of `adaptive` over those of bep3 with all peers connected, and with the same neighbours.
 const OF_ALL_PEERS_MAX: f64 = 0.10;
@@ -50,7 +51,7 @@ struct Group<'a> {
 
 impl Group<'_> {
     fn median(&self, value: impl Fn(&Outcome) -> f64) -> f64 {
-        median(self.outcomes.iter().map(value))
+        median(self.outcomes.iter().map(value)).unwrap_or(f64::NAN)
     }
 
     fn measure(&self, value: impl Fn(&Measures) -> f64) -> f64 {
@@ -142,7 +143,8 @@ impl<'a> Results<'a> {
         };
         // Ratios are taken seed by seed.
         let paired = |value: &dyn Fn(&Outcome) -> f64| {
-            median(ours.outcomes.iter().zip(&bep3.outcomes).map(|(ours, bep3)| value(ours) / value(bep3)))
+            let pairs = ours.outcomes.iter().zip(&bep3.outcomes);
+            median(pairs.map(|(ours, bep3)| value(ours) / value(bep3))).unwrap_or(f64::NAN)
         };
         let measure = |value: fn(&Measures) -> f64| {
             paired(&|run: &Outcome| run.measures.as_ref().map_or(f64::NAN, value))

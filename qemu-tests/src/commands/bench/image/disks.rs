@@ -1,12 +1,12 @@
 //! The same tree on two disks: one that was just written, one that was lived in.
 
-use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
+use qemu_tests::command::{output, run};
 
 /// So that two runs of the benchmark make the same file systems, but for times.
 const UUID: &str = "6a5cb1f2-3c0e-4c57-9d2b-6f4f8f1c0e55";
@@ -51,8 +51,7 @@ fn copy(tree: &Path, to: &Path) -> Result<()> {
 }
 
 fn bytes_below(tree: &Path) -> Result<u64> {
-    let output = Command::new("du").args(["-s", "-B1"]).arg(tree).output().context("running du")?;
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let text = output(Command::new("du").args(["-s", "-B1"]).arg(tree))?;
     text.split_whitespace().next().and_then(|bytes| bytes.parse().ok()).context("du says no number")
 }
 
@@ -83,14 +82,4 @@ impl Drop for Mounted {
     fn drop(&mut self) {
         let _ = Command::new("umount").arg("-q").arg(&self.0).stderr(Stdio::null()).status();
     }
-}
-
-fn run(command: &mut Command) -> Result<()> {
-    let name = command.get_program().to_owned();
-    let shown = || Path::new(&name).display().to_string();
-    let output = command.stdin(Stdio::null()).output().with_context(|| format!("running {}", shown()))?;
-    let words: Vec<&OsStr> = command.get_args().collect();
-    let said = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "{} {words:?}: {}", shown(), said.trim());
-    Ok(())
 }

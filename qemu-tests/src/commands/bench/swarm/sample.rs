@@ -4,6 +4,7 @@ use bed::{Outcome, Shape};
 use serde_json::{Value, json};
 
 use super::cases::Entry;
+use crate::commands::bench::figures::Spread;
 
 /// Above, a race beside other work measures that work.
 const FULL_STALL_MAX: f64 = 0.15;
@@ -53,14 +54,6 @@ pub(crate) struct Row {
     pub(crate) samples: Vec<Sample>,
     /// Of those that other work disturbed.
     pub(crate) disturbed: Vec<Sample>,
-}
-
-/// Median and range.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Spread {
-    pub(crate) median: f64,
-    pub(crate) min: f64,
-    pub(crate) max: f64,
 }
 
 impl Sample {
@@ -150,7 +143,7 @@ impl Row {
 
     /// Median and range of one figure over the undisturbed races.
     pub(crate) fn over(&self, figure: impl Fn(&Sample) -> f64) -> Option<Spread> {
-        spread(self.samples.iter().map(figure).collect())
+        Spread::of(self.samples.iter().map(figure))
     }
 
     /// Seconds until the last node; a race in which one was left behind has no such time.
@@ -159,7 +152,7 @@ impl Row {
     }
 
     fn over_complete(&self, figure: impl Fn(&Sample) -> f64) -> Option<Spread> {
-        spread(self.samples.iter().filter(|sample| sample.is_complete()).map(figure).collect())
+        Spread::of(self.samples.iter().filter(|sample| sample.is_complete()).map(figure))
     }
 
     /// Last node over S/B.
@@ -189,7 +182,7 @@ impl Row {
         let nodes = self.shape.nodes.max(1) as f64;
         let counted = self.samples.iter().filter(|sample| sample.is_complete());
         let rate = |sample: &Sample| Some(sample.have_messages? as f64 / nodes / sample.last_s);
-        spread(counted.filter_map(rate).collect())
+        Spread::of(counted.filter_map(rate))
     }
 
     /// Whether in every race every node that should complete did.
@@ -222,24 +215,9 @@ impl Row {
     }
 }
 
-fn spread(mut figures: Vec<f64>) -> Option<Spread> {
-    figures.sort_by(f64::total_cmp);
-    let middle = figures.len() / 2;
-    let upper = *figures.get(middle)?;
-    let lower = *figures.get(figures.len().saturating_sub(1) / 2)?;
-    Some(Spread { median: f64::midpoint(lower, upper), min: *figures.first()?, max: *figures.last()? })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_median_is_in_the_middle() {
-        assert_eq!(spread(vec![3.0, 1.0, 2.0]), Some(Spread { median: 2.0, min: 1.0, max: 3.0 }));
-        assert_eq!(spread(vec![1.0, 2.0]).map(|it| it.median), Some(1.5));
-        assert_eq!(spread(Vec::new()), None);
-    }
 
     #[test]
     fn a_peer_that_fills_the_processors_alone_is_not_called_disturbed() {

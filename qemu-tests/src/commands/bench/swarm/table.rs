@@ -4,8 +4,9 @@ use anyhow::Result;
 use serde_json::Value;
 
 use super::cases::Entry;
-use super::sample::{Row, Sample, Spread};
+use super::sample::{Row, Sample};
 use super::turns::Report;
+use crate::commands::bench::figures::{Spread, shown};
 use crate::commands::bench::print::{print_bars, print_json, print_title};
 
 /// One race as one line.
@@ -67,9 +68,6 @@ pub(super) fn print(report: &Report) -> Result<()> {
 
 fn cells(row: &Row) -> String {
     let middle = |figure: fn(&Sample) -> f64| row.over(figure).map(|it| it.median);
-    let number = |value: Option<f64>, decimals: usize| {
-        value.map_or_else(|| "-".to_owned(), |value| format!("{value:.decimals$}"))
-    };
     let ranged = |spread: Option<Spread>, decimals: usize| {
         spread.map_or_else(
             || "-".to_owned(),
@@ -78,7 +76,7 @@ fn cells(row: &Row) -> String {
     };
     let rate = row.shape.rate.map_or_else(|| "-".to_owned(), |rate| rate.to_string());
     let apart = row.apart().map_or_else(|| "-".to_owned(), |it| format!("{:.1} %", it.median * 100.0));
-    let haves = number(row.haves_per_node_s().map(|it| it.median), 1);
+    let haves = shown(row.haves_per_node_s().map(|it| it.median), 1);
     let stall = match (middle(|sample| sample.some_stall), middle(|sample| sample.full_stall)) {
         (Some(some), Some(full)) => format!("{some:.2}/{full:.2}"),
         _ => "-".to_owned(),
@@ -102,8 +100,8 @@ fn cells(row: &Row) -> String {
         row.mib,
         ranged(row.last_s(), 1),
         ranged(row.ratio(), 3),
-        number(middle(|sample| sample.copies), 2),
-        number(middle(|sample| sample.cpu_s_per_gb), 1),
+        shown(middle(|sample| sample.copies), 2),
+        shown(middle(|sample| sample.cpu_s_per_gb), 1),
     )
 }
 
