@@ -1,79 +1,101 @@
-//! What a file holds, read from the file system.
+//! Whether a file on the disk holds what an image says.
 
 use std::io;
 use std::ops::Range;
 use std::os::fd::OwnedFd;
 
-use image_format::{DataExtent, Hash};
+use image_format::Hash;
 use rustix::fs::SeekFrom;
 use rustix::io::Errno;
 
-/// Bytes read at once; one buffer per thread.
-const READ_BYTES: usize = 256 << 10;
+/// Why a file does not hold what the image says, or nobody knows.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Unlike {
+    #[error("its contents")]
+    Contents,
+    #[error("there is data in one of its holes")]
+    DataInHole,
+    #[error("it ends early")]
+    EndsEarly,
+    #[error(transparent)]
+    Unreadable(#[from] io::Error),
+}
 
-/// The hash of what lies in `extents` of a file of `size` bytes; `None` if something beside them is not zero, or if the
-/// file has become shorter than they are.
+impl From<Errno> for Unlike {
+    fn from(error: Errno) -> Self {
+        Self::Unreadable(error.into())
+    }
+}
+
+/// Compares a file of `size` bytes whose data lies in these ranges, ascending, with the hash of them one after the
+/// other, where there is one; what lies beside them must read as zeros. The bytes hashed.
 ///
 /// # Errors
-/// As pread(2).
-pub(crate) fn hash_of_data(file: &OwnedFd, size: u64, extents: &[DataExtent]) -> io::Result<Option<Hash>> {
-    let mut buffer = vec![0; READ_BYTES];
+/// See [`Unlike`].
+pub(crate) fn compare(
+    file: &OwnedFd,
+    size: u64,
+    data: impl Iterator<Item = Range<u64>> + Clone,
+    expected: Option<Hash>,
+    buffer: &mut [u8],
+) -> Result<u64, Unlike> {
     let mut hasher = blake3::Hasher::new();
-    let mut at = 0;
-    for extent in extents {
-        let end = extent.offset + extent.len;
-        let is_whole = is_zero(file, at..extent.offset, &mut buffer)?
-            && read_all(file, extent.offset..end, &mut buffer, &mut |bytes| {
-                hasher.update(bytes);
-                true
-            })?;
-        if !is_whole {
-            return Ok(None);
-        }
-        at = end;
+    for range in data.clone() {
+        read_range(file, range, buffer, |bytes| {
+            hasher.update(bytes);
+            Ok(())
+        })?;
     }
-    Ok(is_zero(file, at..size, &mut buffer)?.then(|| hasher.finalize().into()))
+    if expected.is_some_and(|expected| expected != Hash::from(hasher.finalize())) {
+        return Err(Unlike::Contents);
+    }
+    let mut end = 0;
+    for range in data.chain(std::iter::once(size..size)) {
+        check_hole(file, end..range.start, buffer)?;
+        end = range.end;
+    }
+    Ok(hasher.count())
 }
 
-fn is_zero(file: &OwnedFd, range: Range<u64>, buffer: &mut [u8]) -> io::Result<bool> {
-    let Range { start: mut at, end } = range;
-    while at < end {
-        // What the file system knows to be a hole need not be read.
-        at = match rustix::fs::seek(file, SeekFrom::Data(at)) {
-            Ok(data) => data,
-            Err(Errno::NXIO) => return Ok(true),
-            Err(Errno::INVAL) => at,
+/// Only what the file system says is data is read.
+fn check_hole(file: &OwnedFd, hole: Range<u64>, buffer: &mut [u8]) -> Result<(), Unlike> {
+    let mut at = hole.start;
+    while at < hole.end {
+        let data = match rustix::fs::seek(file, SeekFrom::Data(at)) {
+            Ok(data) if data < hole.end => data,
+            Ok(_) | Err(Errno::NXIO) => return Ok(()),
             Err(error) => return Err(error.into()),
         };
-        let until = end.min(at + buffer.len() as u64);
-        if at < until && !read_all(file, at..until, buffer, &mut |bytes| bytes.iter().all(|&byte| byte == 0))?
-        {
-            return Ok(false);
-        }
-        at = until;
+        let data_end = rustix::fs::seek(file, SeekFrom::Hole(data))?.min(hole.end);
+        read_range(file, data..data_end, buffer, |bytes| {
+            if bytes.iter().all(|&byte| byte == 0) { Ok(()) } else { Err(Unlike::DataInHole) }
+        })?;
+        at = data_end;
     }
-    Ok(true)
+    Ok(())
 }
 
-/// Whether the whole range is there and `take` wants to go on with each part of it.
-fn read_all(
+fn read_range(
     file: &OwnedFd,
     range: Range<u64>,
     buffer: &mut [u8],
-    take: &mut dyn FnMut(&[u8]) -> bool,
-) -> io::Result<bool> {
-    let Range { start: mut at, end } = range;
-    while at < end {
-        let most = usize::try_from(end - at).unwrap_or(usize::MAX).min(buffer.len());
-        match rustix::io::pread(file, buffer.get_mut(..most).unwrap_or_default(), at) {
-            Ok(0) => return Ok(false),
-            Ok(count) if !take(buffer.get(..count).unwrap_or_default()) => return Ok(false),
-            Ok(count) => at += count as u64,
-            Err(Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
+    mut each: impl FnMut(&[u8]) -> Result<(), Unlike>,
+) -> Result<(), Unlike> {
+    let mut at = range.start;
+    while at < range.end {
+        let len = usize::try_from(range.end - at).unwrap_or(usize::MAX).min(buffer.len());
+        let part = buffer.get_mut(..len).unwrap_or_default();
+        let count = match rustix::io::pread(file, &mut *part, at) {
+            Err(Errno::INTR) => continue,
+            count => count?,
+        };
+        if count == 0 {
+            return Err(Unlike::EndsEarly);
         }
+        each(part.get(..count).unwrap_or_default())?;
+        at += count as u64;
     }
-    Ok(true)
+    Ok(())
 }
 
 #[cfg(test)]
@@ -82,30 +104,32 @@ mod tests {
 
     use super::*;
 
-    const EXTENTS: [DataExtent; 2] =
-        [DataExtent { offset: 4096, len: 6 }, DataExtent { offset: 1 << 21, len: 5 }];
+    const DATA: [Range<u64>; 2] = [4096..4102, (1 << 21)..(1 << 21) + 5];
     const SIZE: u64 = 3 << 20;
 
-    fn of(writes: &[(u64, &[u8])], size: u64) -> Option<Hash> {
+    /// What comes of comparing a file of these writes with one that holds `hello world`.
+    fn of(writes: &[(u64, &[u8])], size: u64) -> Result<u64, String> {
         let file = tempfile::tempfile().unwrap();
         for (at, bytes) in writes {
             file.write_all_at(bytes, *at).unwrap();
         }
         file.set_len(size).unwrap();
-        hash_of_data(&file.into(), SIZE, &EXTENTS).unwrap()
+        let expected = Some(blake3::hash(b"hello world").into());
+        let found = compare(&file.into(), SIZE, DATA.into_iter(), expected, &mut [0; 4096]);
+        found.map_err(|unlike| unlike.to_string())
     }
 
     #[test]
     fn holes_are_holes_or_zeros_and_nothing_else() {
         let data: [(u64, &[u8]); 2] = [(4096, b"hello "), (1 << 21, b"world")];
-        let expected = Some(blake3::hash(b"hello world").into());
-        assert_eq!(of(&data, SIZE), expected);
+        assert_eq!(of(&data, SIZE), Ok(11));
         let filled = vec![0; 1 << 20];
-        assert_eq!(of(&[&data[..], &[(8192, &filled)]].concat(), SIZE), expected, "written zeros are zeros");
+        assert_eq!(of(&[&data[..], &[(8192, &filled)]].concat(), SIZE), Ok(11), "written zeros are zeros");
         for at in [0, 4095, 4102, 1 << 20, (1 << 21) + 5, SIZE - 1] {
-            assert_eq!(of(&[&data[..], &[(at, b"x")]].concat(), SIZE), None, "a byte at {at}");
+            let found = of(&[&data[..], &[(at, b"x")]].concat(), SIZE);
+            assert_eq!(found.unwrap_err(), "there is data in one of its holes", "a byte at {at}");
         }
-        assert_eq!(of(&data, (1 << 21) + 3), None, "it ends too early");
-        assert_ne!(of(&[(4096, b"HELLO ")], SIZE), expected);
+        assert_eq!(of(&data, (1 << 21) + 3).unwrap_err(), "it ends early");
+        assert_eq!(of(&[(4096, b"HELLO ")], SIZE).unwrap_err(), "its contents");
     }
 }

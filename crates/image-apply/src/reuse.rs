@@ -9,17 +9,19 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use image_format::{ContentId, DataExtent, Entry, EntryIndex, EntryKind, FILE_FLAGS_KEPT, Hash, Toc};
+use image_format::{ContentId, Entry, EntryIndex, EntryKind, Extent, FILE_FLAGS_KEPT, Hash, Toc};
 use rustix::fs::{FileType, IFlags, Mode, OFlags, RenameFlags, Stat};
 use rustix::io::Errno;
 
 use crate::applier::{ApplyError, Doing};
 use crate::beneath::{self, Parents};
-use crate::contents::hash_of_data;
+use crate::contents::{Unlike, compare};
 use crate::finish;
 use crate::inode;
 use crate::parallel::for_each_entry;
 
+/// Bytes read at once.
+const READ_BYTES: usize = 256 << 10;
 /// More than there are threads, so that they seldom wait for each other.
 const TAKEN_LOCKS: usize = 64;
 /// `FS_ENCRYPT_FL` and `FS_VERITY_FL` of linux/fs.h: such a file is not as any other, and stays so.
@@ -207,7 +209,12 @@ impl World<'_> {
         if matches!(source.kind, SourceKind::Staged(_)) {
             return Ok(true);
         }
-        Ok(hash_of_data(file, size, &self.toc.data_extents(entry))? == Some(hash) && strip(file)?)
+        let data = self.toc.extents(entry).iter().map(Extent::file_range);
+        match compare(file, size, data, Some(hash), &mut vec![0; READ_BYTES]) {
+            Ok(_) => strip(file),
+            Err(Unlike::Unreadable(error)) => Err(error),
+            Err(_) => Ok(false),
+        }
     }
 
     /// What several entries have in common was moved to the first of them; the others get copies.
@@ -234,11 +241,11 @@ impl World<'_> {
         let mut from = File::from(beneath::open_file(self.root, &self.toc.path(from))?);
         let mut to = File::from(crate::write::create(parent, self.toc.name(entry), entry, false)?);
         let mut bytes = 0;
-        for DataExtent { offset, len } in self.toc.data_extents(entry) {
-            from.seek(SeekFrom::Start(offset))?;
-            to.seek(SeekFrom::Start(offset))?;
+        for extent in self.toc.extents(entry) {
+            from.seek(SeekFrom::Start(extent.file_offset))?;
+            to.seek(SeekFrom::Start(extent.file_offset))?;
             // By the kernel, which shares the extents where the file system can.
-            bytes += io::copy(&mut (&mut from).take(len), &mut to)?;
+            bytes += io::copy(&mut (&mut from).take(extent.len.into()), &mut to)?;
         }
         finish::set_opened(&to.into(), &entry.metadata, self.toc.xattrs(entry))?;
         Ok(bytes)

@@ -2,16 +2,17 @@
 
 use std::io;
 use std::num::NonZero;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use image_format::{Entry, EntryIndex, EntryKind, Extent, Toc, Xattr};
-use rustix::fs::{Advice, SeekFrom};
+use rustix::fs::Advice;
 use rustix::io::Errno;
 
 use crate::beneath::{self, Parents};
+use crate::contents::{Unlike, compare};
 use crate::inode::{FileType, Inode, read_inode};
 
 /// Reading is disk-bound beyond this.
@@ -138,6 +139,15 @@ impl From<Errno> for Mismatch {
     }
 }
 
+impl From<Unlike> for Mismatch {
+    fn from(unlike: Unlike) -> Self {
+        match unlike {
+            Unlike::Unreadable(error) => Self::Unreadable(error),
+            unlike => Self::Different(unlike.to_string()),
+        }
+    }
+}
+
 fn expect<T: PartialEq + std::fmt::Debug>(what: &str, found: &T, expected: &T) -> Result<(), Mismatch> {
     if found == expected {
         Ok(())
@@ -204,13 +214,9 @@ impl World<'_> {
             }
             (EntryKind::File { size, hash, .. }, Some(file)) => {
                 expect("its length", &inode.size, size)?;
-                let extents = self.toc.extents(entry);
+                let data = self.toc.extents(entry).iter().map(Extent::file_range);
                 rustix::fs::fadvise(file, 0, None, Advice::DontNeed)?;
-                let (found, bytes) = hash_extents(file, extents, buffer)?;
-                if hash.is_some_and(|hash| hash != found) {
-                    return Err(Mismatch::Different("its contents".to_owned()));
-                }
-                check_holes(file, extents, *size, buffer)?;
+                let bytes = compare(file, *size, data, *hash, buffer)?;
                 self.bytes.fetch_add(bytes, Ordering::Relaxed);
                 (self.progress)(bytes);
                 Ok(())
@@ -269,82 +275,6 @@ fn compare_metadata(inode: &Inode, entry: &Entry, xattrs: &[Xattr]) -> Result<()
             let name = String::from_utf8_lossy(&found.name);
             return Err(Mismatch::Different(format!("the value of its extended attribute {name}")));
         }
-    }
-    Ok(())
-}
-
-/// The hash of the data extents one after the other, and how many bytes that were.
-fn hash_extents(
-    file: &OwnedFd,
-    extents: &[Extent],
-    buffer: &mut [u8],
-) -> Result<(image_format::Hash, u64), Mismatch> {
-    let mut hasher = blake3::Hasher::new();
-    for extent in extents {
-        let range = extent.file_offset..extent.file_offset + u64::from(extent.len);
-        read_range(file, range, buffer, |bytes| {
-            hasher.update(bytes);
-            Ok(())
-        })?;
-    }
-    Ok((hasher.finalize().into(), hasher.count()))
-}
-
-/// What no extent covers must read as zeros. Only what the file system says is data is read.
-fn check_holes(file: &OwnedFd, extents: &[Extent], size: u64, buffer: &mut [u8]) -> Result<(), Mismatch> {
-    let mut end = 0;
-    for (start, next) in extents
-        .iter()
-        .map(|extent| (extent.file_offset, extent.file_offset + u64::from(extent.len)))
-        .chain([(size, size)])
-    {
-        check_hole(file, end..start, buffer)?;
-        end = next;
-    }
-    Ok(())
-}
-
-fn check_hole(file: &OwnedFd, hole: std::ops::Range<u64>, buffer: &mut [u8]) -> Result<(), Mismatch> {
-    let mut at = hole.start;
-    while at < hole.end {
-        let data = match rustix::fs::seek(file, SeekFrom::Data(at)) {
-            Ok(data) if data < hole.end => data,
-            Ok(_) | Err(Errno::NXIO) => return Ok(()),
-            Err(error) => return Err(error.into()),
-        };
-        let data_end = rustix::fs::seek(file, SeekFrom::Hole(data))?.min(hole.end);
-        read_range(file, data..data_end, buffer, |bytes| {
-            let zero = bytes.iter().all(|&byte| byte == 0);
-            if zero {
-                Ok(())
-            } else {
-                Err(Mismatch::Different("there is data in one of its holes".to_owned()))
-            }
-        })?;
-        at = data_end;
-    }
-    Ok(())
-}
-
-fn read_range(
-    file: &OwnedFd,
-    range: std::ops::Range<u64>,
-    buffer: &mut [u8],
-    mut each: impl FnMut(&[u8]) -> Result<(), Mismatch>,
-) -> Result<(), Mismatch> {
-    let mut at = range.start;
-    while at < range.end {
-        let len = usize::try_from(range.end - at).unwrap_or(usize::MAX).min(buffer.len());
-        let part = buffer.get_mut(..len).unwrap_or_default();
-        let count = match rustix::io::pread(file, &mut *part, at) {
-            Err(Errno::INTR) => continue,
-            count => count?,
-        };
-        if count == 0 {
-            return Err(Mismatch::Different("it ends early".to_owned()));
-        }
-        each(part.get(..count).unwrap_or_default())?;
-        at += count as u64;
     }
     Ok(())
 }

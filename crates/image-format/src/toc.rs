@@ -193,6 +193,14 @@ pub struct Extent {
     pub len: u32,
 }
 
+impl Extent {
+    /// Where it lies in the file.
+    #[must_use]
+    pub fn file_range(&self) -> Range<u64> {
+        self.file_offset..self.file_offset + u64::from(self.len)
+    }
+}
+
 /// What two regular files with data have in common that are the same but for names and attributes.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ContentId {
@@ -487,8 +495,7 @@ impl Toc {
     }
 
     /// A file's data without regard to frames.
-    #[must_use]
-    pub fn data_extents(&self, entry: &Entry) -> Vec<DataExtent> {
+    fn data_extents(&self, entry: &Entry) -> Vec<DataExtent> {
         let mut merged: Vec<DataExtent> = Vec::new();
         for extent in self.extents(entry) {
             match merged.last_mut() {

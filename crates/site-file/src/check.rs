@@ -181,7 +181,7 @@ impl<'a> Checker<'a> {
         let span = layout.span();
         let layout = layout.into_inner();
         if !layout.luks.is_empty() {
-            // They are planned, made and written down, but no machine was seen to start from one yet.
+            // They are planned and made, but no machine was seen to start from one yet.
             let what = "layout.luks is not deployed by this version; use partitions, RAID and LVM alone";
             self.problem(Some(span.clone()), what);
         }

@@ -101,10 +101,13 @@ pub(super) fn assembles(tree: &Tree) -> bool {
     find_builder(tree) == Some(Builder::InitramfsTools)
 }
 
+/// Whether the image has a program of this name.
+pub(super) fn has_program(tree: &Tree, name: &str) -> bool {
+    ["/usr/sbin", "/usr/bin", "/sbin"].iter().any(|bin| tree.exists(format!("{bin}/{name}")))
+}
+
 fn find_builder(tree: &Tree) -> Option<Builder> {
-    let has = |name: &str| {
-        ["/usr/sbin", "/usr/bin", "/sbin"].iter().any(|bin| tree.exists(format!("{bin}/{name}")))
-    };
+    let has = |name: &str| has_program(tree, name);
     // Debian's dracut brings an update-initramfs of its own, which knows no MODULES.
     if has("dracut") {
         Some(Builder::Dracut)

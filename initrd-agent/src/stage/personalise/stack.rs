@@ -12,16 +12,13 @@ const TELLS: [&str; 2] = ["MAILADDR", "PROGRAM"];
 /// Names the disks of the machine that the image comes from; LVM would see no others (lvmdevices(8)).
 const LVM_DEVICES: &str = "/etc/lvm/devices/system.devices";
 
-/// Where programs and hooks of the initramfs are.
-const PLACES: [&str; 3] = ["/sbin", "/usr/sbin", "/usr/share/initramfs-tools/hooks"];
-
 /// An image that can't start from this layout.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StackError {
     #[error(transparent)]
     File(#[from] TreeError),
-    #[error("the image has no {file}, which its start from this layout needs; add {package} to the image")]
-    Lacks { file: &'static str, package: &'static str },
+    #[error("the image has no {program}, which its start from this layout needs; add {package} to the image")]
+    NoProgram { program: &'static str, package: &'static str },
     #[error(
         "the image builds no initramfs by initramfs-tools, which RAID and LVM need; add it, or use partitions \
          alone"
@@ -37,9 +34,9 @@ pub(super) fn write(tree: &mut Tree, plan: &Plan) -> Result<bool, StackError> {
     if !plan.is_stacked() {
         return Ok(false);
     }
-    for (file, package) in plan.layers().iter().map(needs) {
-        if !PLACES.iter().any(|place| tree.exists(format!("{place}/{file}"))) {
-            return Err(StackError::Lacks { file, package });
+    for (program, package) in plan.layers().iter().map(needs) {
+        if !initramfs::has_program(tree, program) {
+            return Err(StackError::NoProgram { program, package });
         }
     }
     if !initramfs::assembles(tree) {
@@ -56,12 +53,11 @@ pub(super) fn write(tree: &mut Tree, plan: &Plan) -> Result<bool, StackError> {
     Ok(built_in)
 }
 
-/// What assembles a layer, a program or a hook of the initramfs, and Debian's package that has it.
+/// The program that assembles a layer, and Debian's package that puts it into an initramfs.
 const fn needs(layer: &Layer) -> (&'static str, &'static str) {
     match layer {
         Layer::Raid { .. } => ("mdadm", "mdadm"),
-        Layer::Luks { holds_root: true, .. } => ("cryptroot", "cryptsetup-initramfs"),
-        Layer::Luks { .. } => ("cryptsetup", "cryptsetup"),
+        Layer::Luks { .. } => ("cryptsetup", "cryptsetup-initramfs"),
         Layer::Group { .. } | Layer::Volume { .. } => ("lvm", "lvm2"),
     }
 }
