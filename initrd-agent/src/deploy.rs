@@ -90,6 +90,7 @@ async fn personalise(
         root: mounted.root(),
         esp,
         plan: mounted.plan(),
+        disk_keys: &accepted.task.disk_keys,
         firmware: node.started.firmware,
         identity: &accepted.task.identity,
         manifest: &accepted.full.image.manifest_bytes,

@@ -16,6 +16,7 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use dhcp_wire::MacAddr;
 use http_body_util::channel::Channel;
+use node_api::DiskKey;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{OwnedSemaphorePermit, broadcast};
 
@@ -104,6 +105,7 @@ pub(crate) fn router(app: Arc<App>, events: Arc<Events>) -> Router {
         .route("/v1/status", get(status_view))
         .route("/v1/nodes", get(nodes))
         .route("/v1/nodes/{name}", get(node))
+        .route("/v1/nodes/{name}/disk-keys", get(disk_keys))
         .route("/v1/nodes/{name}/approve", post(approve_one))
         .route("/v1/nodes/{name}/deploy", post(deploy_one))
         .route("/v1/approve", post(approve))
@@ -182,6 +184,16 @@ async fn node(State(admin): State<Admin>, Path(name): Path<String>) -> Result<Js
     let detail = blocking(move || admin.app.nodes.detail(&name)).await.and_then(|detail| detail);
     let detail = detail.map_err(|error| ApiError::internal(&error))?;
     detail.map(Json).ok_or_else(|| ApiError::not_found("such node"))
+}
+
+/// What opens the node's LUKS containers. Whoever asks is on this machine; that somebody asked is written down.
+async fn disk_keys(
+    State(admin): State<Admin>,
+    Path(name): Path<String>,
+) -> Result<Json<Vec<DiskKey>>, ApiError> {
+    let machine_id = admin.app.nodes.machine_id(&name).ok_or_else(|| ApiError::not_found("such node"))?;
+    tracing::info!("told the disk keys of {name}");
+    Ok(Json(admin.app.tasks.disk_keys(&machine_id)))
 }
 
 async fn approve_one(

@@ -13,11 +13,13 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use sha2::{Digest as _, Sha256};
 
+use crate::disk_keys::DiskKeys;
 use crate::state::StateDir;
 
 const CERTIFICATE: &str = "tls/cert.pem";
 const TLS_KEY: &str = "tls/key.pem";
 const TASK_KEY: &str = "task.key";
+const DISK_KEY: &str = "disk.key";
 /// Minisign public key files that this server's nodes trust, beside those given on the command line.
 pub(crate) const TRUSTED: &str = "trusted";
 /// A minisign public key: algorithm, key id, Ed25519 key (jedisct1.github.io/minisign, "Public key format").
@@ -31,6 +33,8 @@ pub(crate) struct Keys {
     pub(crate) tls_spki_sha256: String,
     /// Signs tasks.
     pub(crate) task: SigningKey,
+    /// Open nodes' LUKS containers.
+    pub(crate) disks: DiskKeys,
     /// Minisign public keys (the base64 line) that may sign images.
     pub(crate) trusted_images: Vec<String>,
 }
@@ -39,9 +43,11 @@ impl Keys {
     /// Reads the keys; makes those that are absent. `extra_trusted` are minisign `.pub` files.
     pub(crate) fn open(state: &StateDir, extra_trusted: &[PathBuf]) -> Result<Self> {
         let (tls, tls_spki_sha256) = open_tls(state)?;
-        let task = open_task_key(state)?;
+        let task = open_secret(state, TASK_KEY, "restore it, or remove it and reboot waiting nodes")?;
+        let disks = open_secret(state, DISK_KEY, "restore it: nodes' LUKS containers open by it")?;
         let trusted_images = read_trusted(&state.path(TRUSTED), extra_trusted)?;
-        Ok(Self { tls, tls_spki_sha256, task, trusted_images })
+        let (task, disks) = (SigningKey::from_bytes(&task), DiskKeys::new(disks));
+        Ok(Self { tls, tls_spki_sha256, task, disks, trusted_images })
     }
 
     /// What goes into every initrd.
@@ -100,18 +106,15 @@ fn spki_sha256(certificate: &CertificateDer<'_>) -> Result<String> {
     Ok(hex::encode(Sha256::digest(certificate.subject_public_key_info().as_ref())))
 }
 
-fn open_task_key(state: &StateDir) -> Result<SigningKey> {
-    let Some(text) = state.read(TASK_KEY)? else {
+/// A file of 64 hex digits, made at random where there is none. `remedy` is for a file that says something else.
+fn open_secret(state: &StateDir, file: &str, remedy: &str) -> Result<[u8; 32]> {
+    let Some(text) = state.read(file)? else {
         let secret: [u8; 32] = random()?;
-        state.write_secret(TASK_KEY, &format!("{}\n", hex::encode(secret)))?;
-        return Ok(SigningKey::from_bytes(&secret));
+        state.write_secret(file, &format!("{}\n", hex::encode(secret)))?;
+        return Ok(secret);
     };
     let bytes: Option<[u8; 32]> = hex::decode(text.trim()).ok().and_then(|bytes| bytes.try_into().ok());
-    let bytes = bytes.ok_or_else(|| {
-        let path = state.path(TASK_KEY);
-        anyhow!("{} is not 64 hex digits; restore it, or remove it and reboot waiting nodes", path.display())
-    })?;
-    Ok(SigningKey::from_bytes(&bytes))
+    bytes.ok_or_else(|| anyhow!("{} is not 64 hex digits; {remedy}", state.path(file).display()))
 }
 
 fn read_trusted(folder: &Path, extra: &[PathBuf]) -> Result<Vec<String>> {

@@ -16,6 +16,7 @@ mod clock;
 mod dashboard;
 mod deltas;
 mod deployments;
+mod disk_keys;
 mod doctor;
 mod events;
 mod fetches;

@@ -19,6 +19,7 @@ use crate::bundle::{Bundle, DEFAULT_BUNDLE};
 use crate::clock::now_unix_ms;
 use crate::deltas::Deltas;
 use crate::deployments::Deployments;
+use crate::disk_keys::DiskKeys;
 use crate::events::Events;
 use crate::fetches::Fetches;
 use crate::images::{ImageRules, Images};
@@ -84,7 +85,12 @@ pub(crate) async fn serve(
     let app = Arc::new(App {
         nodes: opened.nodes,
         deployments: Deployments::open(opened.store)?,
-        tasks: task_maker(&site, opened.keys.task, front.address, (Arc::clone(&current), relays)),
+        tasks: task_maker(
+            &site,
+            (opened.keys.task, opened.keys.disks),
+            front.address,
+            (Arc::clone(&current), relays),
+        ),
         site,
         images: opened.images,
         deltas: opened.deltas,
@@ -133,7 +139,7 @@ pub(crate) async fn serve(
 
 fn task_maker(
     site: &Site,
-    key: node_api::SigningKey,
+    (key, disk_keys): (node_api::SigningKey, DiskKeys),
     address: Ipv4Addr,
     (current, relays): (Arc<Current>, Arc<Relays>),
 ) -> TaskMaker {
@@ -143,6 +149,7 @@ fn task_maker(
         http_port: site.http_port,
         swarm_open: site.swarm_open,
         layout: site.layout.clone(),
+        disk_keys,
         authorized_keys: site.authorized_keys.clone(),
         linger_max_s: site.linger_max_s,
         handover: site.handover,

@@ -9,13 +9,14 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use boot_menu::{Facts, Firmware, Server};
 use disk_layout::Layout;
 use node_api::{
-    FirmwareKind, Handover, ImageTask, LingerRule, NodeIdentity, ReuseTask, SignedTask, SigningKey,
+    DiskKey, FirmwareKind, Handover, ImageTask, LingerRule, NodeIdentity, ReuseTask, SignedTask, SigningKey,
     SwarmTask, Task, TaskBinding, paths,
 };
 use site_file::Changeable;
 use system_steps::{Made, Node, StepsError};
 
 use crate::deployments::Deployment;
+use crate::disk_keys::DiskKeys;
 use crate::images::Image;
 use crate::menus::Current;
 use crate::nodes::record::NodeRecord;
@@ -37,6 +38,8 @@ pub(crate) struct TaskMaker {
     pub(crate) swarm_open: bool,
     /// Shape of the disk.
     pub(crate) layout: Layout,
+    /// Keys of its LUKS containers.
+    pub(crate) disk_keys: DiskKeys,
     /// Lines for root's `authorized_keys`.
     pub(crate) authorized_keys: Vec<String>,
     /// Seconds of seeding at most.
@@ -122,6 +125,11 @@ impl TaskMaker {
         })
     }
 
+    /// What opens the LUKS containers of the node with this machine id.
+    pub(crate) fn disk_keys(&self, machine_id: &str) -> Vec<DiskKey> {
+        self.disk_keys.of(machine_id, self.layout.key_names())
+    }
+
     /// The task of a node for the boot that it enrolled with.
     pub(crate) fn sign(&self, order: Order<'_>, now_unix_ms: u64) -> Result<SignedTask> {
         let Order { node, identity, deployment, full, delta } = order;
@@ -138,7 +146,7 @@ impl TaskMaker {
                 swarm: self.swarm(deployment, delta.port),
             }),
             layout: self.layout.clone(),
-            disk_keys: Vec::new(),
+            disk_keys: self.disk_keys(&node.machine_id),
             swarm: self.swarm(deployment, full.port),
             identity,
             linger: LingerRule { max_s: self.linger_max_s },

@@ -38,6 +38,8 @@ pub enum Bus {
     Ahci,
     /// `NVMe` over PCI.
     Nvme,
+    /// The same with sectors of 4,096 bytes.
+    Nvme4Kn,
     /// virtio-blk over PCI.
     VirtioBlk,
 }

@@ -27,6 +27,6 @@ pub use layout::{
     UuidRule, WipePolicy, parse_bytes,
 };
 pub use plan::{
-    FsId, Layer, Plan, PlanError, PlannedDisk, PlannedFileSystem, PlannedPartition, Seeds, key_path,
-    mdadm_uuid,
+    CrypttabEntry, FsId, Layer, Plan, PlanError, PlannedDisk, PlannedFileSystem, PlannedPartition, Seeds,
+    key_path, mdadm_uuid,
 };

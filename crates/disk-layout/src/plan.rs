@@ -13,7 +13,7 @@ use uuid::{Builder, Uuid};
 use crate::check::Problem;
 use crate::choose::Chosen;
 use crate::disk::Disk;
-pub use files::{key_path, mdadm_uuid};
+pub use files::{CrypttabEntry, key_path, mdadm_uuid};
 
 use crate::layout::{FileSystem, Layout, Metadata, PartitionRole, Subvolume, Unlock, UuidRule};
 

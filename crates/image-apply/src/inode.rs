@@ -9,6 +9,8 @@ use rustix::io::Errno;
 
 use crate::beneath;
 
+/// QUIRK(XFS): it lists ACLs a second time, by the names of the attributes in which it keeps them.
+const XFS_ALIASES: [&[u8]; 2] = [b"trusted.SGI_ACL_FILE", b"trusted.SGI_ACL_DEFAULT"];
 /// Most entries have no attributes or one short one.
 const XATTR_BYTES_USUAL: usize = 1024;
 /// `XATTR_LIST_MAX` and `XATTR_SIZE_MAX` of Linux.
@@ -131,7 +133,7 @@ fn read_xattrs(directory: BorrowedFd<'_>, name: &[u8], fd: Option<&OwnedFd>) -> 
         list => list?,
     };
     let mut xattrs = Vec::new();
-    for key in list.split(|&byte| byte == 0).filter(|key| !key.is_empty()) {
+    for key in names(&list) {
         let value = sized(|buffer| match fd {
             Some(fd) => rustix::fs::fgetxattr(fd, key, buffer),
             None => rustix::fs::lgetxattr(path.as_slice(), key, buffer),
@@ -153,7 +155,12 @@ pub(crate) fn xattr_names(fd: &OwnedFd) -> io::Result<Vec<Vec<u8>>> {
         Err(Errno::OPNOTSUPP) => return Ok(Vec::new()),
         list => list?,
     };
-    Ok(list.split(|&byte| byte == 0).filter(|name| !name.is_empty()).map(<[u8]>::to_vec).collect())
+    Ok(names(&list).map(<[u8]>::to_vec).collect())
+}
+
+/// The names of a list as listxattr(2) gives it.
+fn names(list: &[u8]) -> impl Iterator<Item = &[u8]> {
+    list.split(|&byte| byte == 0).filter(|name| !name.is_empty() && !XFS_ALIASES.contains(name))
 }
 
 /// Calls with a small buffer first and with the largest possible if that is too small.

@@ -180,11 +180,6 @@ impl<'a> Checker<'a> {
         let Some(layout) = layout else { return Layout::default() };
         let span = layout.span();
         let layout = layout.into_inner();
-        if !layout.luks.is_empty() {
-            // They are planned and made, but no machine was seen to start from one yet.
-            let what = "layout.luks is not deployed by this version; use partitions, RAID and LVM alone";
-            self.problem(Some(span.clone()), what);
-        }
         match Plan::on(&layout, &Chosen::roomy(&layout), &Seeds::default()) {
             Ok(_) => {}
             Err(PlanError::Problems(problems)) => {

@@ -139,10 +139,12 @@ fn arrays_and_volumes_are_taken() {
 }
 
 #[test]
-fn what_no_machine_was_seen_to_start_from_is_refused() {
+fn an_encrypted_root_needs_a_place_to_start_from() {
     let locked = "[[layout.partition]]\nrole = 'boot'\nsize = '1GiB'\n[[layout.partition]]\nluks = 'crypt'\n\
                   [[layout.luks]]\nname = 'crypt'\nrole = 'root'\n";
-    check(locked, &["1: layout.luks is not deployed by this version; use partitions, RAID and LVM alone"]);
+    check(locked, &[]);
+    let without = locked.replace("role = 'boot'", "mount = '/srv'");
+    check(&without, &["the boot loader cannot read an encrypted root"]);
 }
 
 #[test]

@@ -43,7 +43,7 @@ impl Wanted {
     }
 }
 
-const WANTED: [Wanted; 10] = [
+const WANTED: [Wanted; 11] = [
     // Without its configuration mke2fs makes file systems that lack ext4's features.
     Wanted {
         configuration: &["etc/mke2fs.conf"],
@@ -56,6 +56,7 @@ const WANTED: [Wanted; 10] = [
     Wanted::plain("mkfs.btrfs", "btrfs-progs"),
     Wanted::plain("btrfs", "btrfs-progs"),
     Wanted::plain("mkswap", "util-linux"),
+    Wanted::plain("cryptsetup", "cryptsetup-bin"),
     Wanted::plain("mdadm", "mdadm"),
     Wanted::plain("lvm", "lvm2"),
     Wanted::plain("dmsetup", "dmsetup"),

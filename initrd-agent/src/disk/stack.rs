@@ -16,7 +16,7 @@ use super::tool::{self, ToolError};
 /// KB/s that a new array may spend on making its halves alike while an image is written to it; the installed system
 /// goes on with it.
 const RESYNC_KB_S: &str = "1000";
-/// Keys are 32 random bytes or more, which no guessing reaches: stretching them would only cost each start its time,
+/// Keys are 16 random bytes or more, which no guessing reaches: stretching them would only cost each start its time,
 /// and a node of 512 MiB its memory (cryptsetup's own least).
 const KEY_ITERATIONS: &str = "1000";
 /// LVM without udev, locks on disk, backups or anything that it would talk to; `filter` lets it see our devices only.

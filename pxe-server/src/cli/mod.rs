@@ -2,6 +2,7 @@
 
 mod check;
 mod client;
+mod disk_keys;
 mod doctor;
 mod layout;
 mod menu;
@@ -62,6 +63,8 @@ enum Command {
     /// Show what the site's layout would do to nodes' disks, before it does
     #[command(subcommand)]
     Layout(layout::LayoutCommand),
+    /// Tell what opens the LUKS containers of a node
+    DiskKeys(disk_keys::DiskKeysArguments),
     /// Offer one file to a swarm until interrupted: torrent, tracker, seed and web seed
     Seed(seed::SeedArguments),
 }
@@ -139,6 +142,7 @@ fn dispatch(command: Command) -> Result<()> {
         Command::Menu(command) => menu::menu(&command),
         Command::System(command) => system::system(&command),
         Command::Layout(command) => layout::layout(&command),
+        Command::DiskKeys(arguments) => disk_keys::disk_keys(&arguments),
         Command::Seed(arguments) => {
             log_to_standard_error("warn");
             seed::seed(&arguments)

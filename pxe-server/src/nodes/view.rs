@@ -107,6 +107,11 @@ pub(crate) struct NodeDetail {
 }
 
 impl Nodes {
+    /// The machine id of a node: the same over its deployments.
+    pub(crate) fn machine_id(&self, name: &str) -> Option<String> {
+        self.lock().nodes.get(name).map(|entry| entry.record.machine_id.clone())
+    }
+
     /// Every node, by name.
     pub(crate) fn views(&self) -> Vec<NodeView> {
         self.lock().nodes.values().map(view).collect()

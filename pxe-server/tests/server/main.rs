@@ -12,6 +12,7 @@
 mod agents;
 mod dashboard;
 mod deltas;
+mod disk_keys;
 mod killed_server;
 mod layouts;
 mod menus;

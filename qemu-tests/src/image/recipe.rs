@@ -79,12 +79,12 @@ impl Recipe {
         Self { suite: SUITE, packages, files, sources: sources.to_vec(), unchanged: None }
     }
 
-    /// Debian 13 in the same shape, with sudo.
+    /// Debian 13 in the same shape, with sudo and what btrfs needs.
     #[must_use]
     pub fn debian_13(ssh_key: &str) -> Self {
         let mut recipe = Self::debian_12(ssh_key, &[SOURCE_13.into()]);
         recipe.suite = SUITE_13;
-        recipe.packages.push("sudo");
+        recipe.packages.extend(["sudo", "btrfs-progs"]);
         recipe
     }
 
@@ -113,12 +113,12 @@ impl Recipe {
         recipe
     }
 
-    /// Started by systemd-boot, without GRUB.
+    /// Started by systemd-boot, without GRUB, also from xfs.
     #[must_use]
     pub fn debian_12_systemd_boot(ssh_key: &str, sources: &[PathBuf]) -> Self {
         let mut recipe = Self::debian_12(ssh_key, sources);
         recipe.packages.retain(|package| !GRUB.contains(package));
-        recipe.packages.push("systemd-boot");
+        recipe.packages.extend(["systemd-boot", "xfsprogs"]);
         recipe.files.retain(|(path, ..)| *path != GRUB_DEFAULTS);
         let words = "root=UUID=00000000-0000-4000-8000-000000000000 ro console=tty0 console=ttyS0,115200\n";
         recipe.files.push(("etc/kernel/cmdline", 0o644, words.to_owned()));

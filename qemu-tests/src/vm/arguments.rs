@@ -108,6 +108,7 @@ fn disk_device(disk: &DiskSpec, number: usize) -> String {
     let attached = match disk.bus {
         Bus::Ahci => format!("ide-hd,bus=ide.{number}"),
         Bus::Nvme => "nvme".to_owned(),
+        Bus::Nvme4Kn => "nvme,logical_block_size=4096,physical_block_size=4096".to_owned(),
         Bus::VirtioBlk => "virtio-blk-pci".to_owned(),
     };
     format!("{attached},drive=disk{number},serial={}", disk.serial)

@@ -5,11 +5,14 @@
 
 mod cloud_image;
 mod compare;
+mod container_image;
 mod debian_image;
 mod firmware;
 mod kept_data;
+mod locked_disk;
 mod mirrored;
 mod older_image;
+mod other_systems;
 mod own_system;
 mod secure_boot;
 mod server_killed_in_mid_fetch;
@@ -71,7 +74,7 @@ const STORIES: [Story; 8] = [
 ];
 
 /// Those that take many minutes, or images of their own: `scripts/test --all` tells them.
-const SLOW_STORIES: [Story; 5] = [
+const SLOW_STORIES: [Story; 10] = [
     Story { name: "what a layout keeps survives a second deployment", tell: || Box::pin(kept_data::tell()) },
     Story {
         name: "an image of a cloud finds its seed, and cloud-init undoes nothing",
@@ -88,6 +91,26 @@ const SLOW_STORIES: [Story; 5] = [
     Story {
         name: "machines with mirrored disks go on when the first disk is gone",
         tell: || Box::pin(mirrored::tell()),
+    },
+    Story {
+        name: "a system in LUKS containers starts when the key is typed that the server tells",
+        tell: || Box::pin(locked_disk::tell()),
+    },
+    Story {
+        name: "a container image and a layer with a kernel become a running server",
+        tell: || Box::pin(container_image::tell()),
+    },
+    Story {
+        name: "Debian 13 with Secure Boot starts from a disk with sectors of 4 KiB",
+        tell: || Box::pin(other_systems::tell_secure_debian_13()),
+    },
+    Story {
+        name: "Debian 13 starts from subvolumes of btrfs",
+        tell: || Box::pin(other_systems::tell_subvolumes()),
+    },
+    Story {
+        name: "a system without GRUB starts from xfs by systemd-boot",
+        tell: || Box::pin(other_systems::tell_systemd_boot()),
     },
 ];
 

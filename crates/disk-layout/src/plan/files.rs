@@ -19,21 +19,17 @@ impl Plan {
         entries.into_iter().map(|(_, line)| line).collect()
     }
 
-    /// Lines of `/etc/crypttab`; empty without LUKS.
-    #[must_use]
-    pub fn crypttab(&self) -> String {
-        let mut text = String::new();
-        for layer in &self.layers {
-            let Layer::Luks { name, uuid, unlock, holds_root, .. } = layer else { continue };
-            let key = match unlock {
-                Unlock::Keyfile => key_path(name),
-                Unlock::Passphrase => "none".to_owned(),
-            };
-            // Debian's initramfs opens what has `initramfs`, whether or not it can tell by itself that the root is there.
-            let early = if *holds_root { ",initramfs" } else { "" };
-            let _ = writeln!(text, "{name} UUID={uuid} {key} luks,discard{early}");
-        }
-        text
+    /// The LUKS containers that the installed system opens.
+    pub fn crypttab(&self) -> impl Iterator<Item = CrypttabEntry<'_>> {
+        self.layers.iter().filter_map(|layer| match layer {
+            Layer::Luks { name, uuid, unlock, holds_root, .. } => Some(CrypttabEntry {
+                name,
+                uuid: *uuid,
+                has_key_file: *unlock == Unlock::Keyfile,
+                is_early: *holds_root,
+            }),
+            _ => None,
+        })
     }
 
     /// `ARRAY` lines of `mdadm.conf`; empty without arrays.
@@ -52,20 +48,35 @@ impl Plan {
         text
     }
 
-    /// Names of the containers whose key the installed system keeps, and whether its initramfs needs it too.
-    pub fn key_files(&self) -> impl Iterator<Item = (&str, bool)> {
-        self.layers.iter().filter_map(|layer| match layer {
-            Layer::Luks { name, unlock: Unlock::Keyfile, holds_root, .. } => {
-                Some((name.as_str(), *holds_root))
-            }
-            _ => None,
-        })
-    }
-
     /// Whether the installed system's initramfs has to assemble something before there is a root.
     #[must_use]
     pub fn is_stacked(&self) -> bool {
         !self.layers.is_empty()
+    }
+}
+
+/// A container as `/etc/crypttab` has it.
+#[derive(Clone, Copy, Debug)]
+pub struct CrypttabEntry<'a> {
+    /// Name of the opened device.
+    pub name: &'a str,
+    /// UUID of the container.
+    pub uuid: Uuid,
+    /// Opened by a file that the system keeps; else by a key that is typed.
+    pub has_key_file: bool,
+    /// Opened by the initramfs.
+    pub is_early: bool,
+}
+
+impl CrypttabEntry<'_> {
+    /// Its line (crypttab(5)) where the key file, if there is one, lies at `key_file`; ends in `\n`.
+    #[must_use]
+    pub fn line(&self, key_file: &str) -> String {
+        let Self { name, uuid, has_key_file, is_early } = self;
+        let key = if *has_key_file { key_file } else { "none" };
+        // Debian's initramfs opens what has `initramfs`, whether or not it can tell by itself that the root is there.
+        let early = if *is_early { ",initramfs" } else { "" };
+        format!("{name} UUID={uuid} {key} luks,discard{early}\n")
     }
 }
 

@@ -71,6 +71,17 @@ pub(super) async fn fit(
     Ok(Some(why))
 }
 
+/// Puts an archive behind every kernel's initramfs, which the kernel unpacks after it (buffer-format.rst), so that
+/// nothing has to be built anew; nobody but root reads it then.
+pub(super) fn append(tree: &mut Tree, archive: &[u8]) -> Result<(), TreeError> {
+    for kernel in kernels(tree) {
+        if let Some(path) = initramfs_of(tree, &kernel) {
+            tree.append(path.as_ref(), archive, 0o600)?;
+        }
+    }
+    Ok(())
+}
+
 /// Versions of the image's kernels, the newest last.
 pub(super) fn kernels(tree: &Tree) -> Vec<String> {
     let names = tree.names("/boot").into_iter();
@@ -101,13 +112,10 @@ pub(super) fn assembles(tree: &Tree) -> bool {
     find_builder(tree) == Some(Builder::InitramfsTools)
 }
 
-/// Whether the image has a program of this name.
-pub(super) fn has_program(tree: &Tree, name: &str) -> bool {
-    ["/usr/sbin", "/usr/bin", "/sbin"].iter().any(|bin| tree.exists(format!("{bin}/{name}")))
-}
-
 fn find_builder(tree: &Tree) -> Option<Builder> {
-    let has = |name: &str| has_program(tree, name);
+    let has = |name: &str| {
+        ["/usr/sbin", "/usr/bin", "/sbin"].iter().any(|bin| tree.exists(format!("{bin}/{name}")))
+    };
     // Debian's dracut brings an update-initramfs of its own, which knows no MODULES.
     if has("dracut") {
         Some(Builder::Dracut)

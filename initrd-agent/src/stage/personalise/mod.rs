@@ -5,6 +5,7 @@
 
 mod accounts;
 mod boot;
+mod containers;
 mod initramfs;
 mod names;
 mod nvram;
@@ -17,7 +18,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use disk_layout::Plan;
-use node_api::{FirmwareKind, NodeIdentity, Recovery};
+use node_api::{DiskKey, FirmwareKind, NodeIdentity, Recovery};
 
 use crate::chroot::{Chroot, ChrootError};
 use crate::disk;
@@ -44,6 +45,8 @@ pub(crate) struct Personal<'a> {
     pub(crate) esp: Option<PathBuf>,
     /// The plan that the disk was made by.
     pub(crate) plan: &'a Plan,
+    /// Keys of the plan's LUKS containers.
+    pub(crate) disk_keys: &'a [DiskKey],
     /// Firmware that started this node.
     pub(crate) firmware: FirmwareKind,
     /// From the task.
@@ -120,6 +123,7 @@ impl StageError for PersonaliseError {
 pub(crate) async fn make_own(personal: &Personal<'_>) -> Result<OwnSystem, PersonaliseError> {
     let mut tree = Tree::open(personal.root)?;
     let mut outdated = stack::write(&mut tree, personal.plan)?;
+    let appendix = containers::write(&mut tree, personal.plan, personal.disk_keys)?;
     outdated |= write_names(&mut tree, personal)?;
     make_host_keys(&mut tree, personal).await?;
     let mut changes = steps::follow(&mut tree, personal.root, &personal.identity.steps).await?;
@@ -130,6 +134,9 @@ pub(crate) async fn make_own(personal: &Personal<'_>) -> Result<OwnSystem, Perso
     let chroot = Chroot::open(personal.root)?;
     let built = initramfs::fit(&mut tree, &chroot, outdated).await?;
     changes.extend(built.map(|why| format!("built the initramfs anew: {why}")));
+    if let Some(appendix) = appendix.filter(|_| built.is_none()) {
+        initramfs::append(&mut tree, &appendix)?;
+    }
 
     let mut esp = personal.esp.as_deref().map(Tree::open).transpose()?;
     let place = BootPlace {

@@ -17,10 +17,10 @@ const LVM_DEVICES: &str = "/etc/lvm/devices/system.devices";
 pub(crate) enum StackError {
     #[error(transparent)]
     File(#[from] TreeError),
-    #[error("the image has no {program}, which its start from this layout needs; add {package} to the image")]
-    NoProgram { program: &'static str, package: &'static str },
+    #[error("the image has no {file}, which its start from this layout needs; add {package} to the image")]
+    Lacks { file: &'static str, package: &'static str },
     #[error(
-        "the image builds no initramfs by initramfs-tools, which RAID and LVM need; add it, or use partitions \
+        "the image builds no initramfs by initramfs-tools, which RAID, LVM and LUKS need; add it, or use partitions \
          alone"
     )]
     NoBuilder,
@@ -34,9 +34,9 @@ pub(super) fn write(tree: &mut Tree, plan: &Plan) -> Result<bool, StackError> {
     if !plan.is_stacked() {
         return Ok(false);
     }
-    for (program, package) in plan.layers().iter().map(needs) {
-        if !initramfs::has_program(tree, program) {
-            return Err(StackError::NoProgram { program, package });
+    for (file, package) in plan.layers().iter().map(needs) {
+        if !tree.exists(file) {
+            return Err(StackError::Lacks { file, package });
         }
     }
     if !initramfs::assembles(tree) {
@@ -53,12 +53,15 @@ pub(super) fn write(tree: &mut Tree, plan: &Plan) -> Result<bool, StackError> {
     Ok(built_in)
 }
 
-/// The program that assembles a layer, and Debian's package that puts it into an initramfs.
+/// What assembles a layer, and Debian's package of it: a hook of initramfs-tools where the root lies above.
 const fn needs(layer: &Layer) -> (&'static str, &'static str) {
     match layer {
-        Layer::Raid { .. } => ("mdadm", "mdadm"),
-        Layer::Luks { .. } => ("cryptsetup", "cryptsetup-initramfs"),
-        Layer::Group { .. } | Layer::Volume { .. } => ("lvm", "lvm2"),
+        Layer::Raid { .. } => ("/usr/share/initramfs-tools/hooks/mdadm", "mdadm"),
+        Layer::Luks { holds_root: true, .. } => {
+            ("/usr/share/initramfs-tools/hooks/cryptroot", "cryptsetup-initramfs")
+        }
+        Layer::Luks { .. } => ("/sbin/cryptsetup", "cryptsetup"),
+        Layer::Group { .. } | Layer::Volume { .. } => ("/usr/share/initramfs-tools/hooks/lvm2", "lvm2"),
     }
 }
 
@@ -102,13 +105,22 @@ mod tests {
         Plan::on(&layout, &Chosen::roomy(&layout), &Seeds::default()).unwrap()
     }
 
-    /// What is wrong with an image that has these programs, and what becomes of its `mdadm.conf`.
-    fn check(programs: &[&str], layout: &str) -> (Option<String>, String) {
+    /// The tree of an image that has these hooks of initramfs-tools and these programs.
+    fn image(hooks: &[&str], programs: &[&str]) -> (tempfile::TempDir, Tree) {
         let root = tempfile::tempdir().unwrap();
         let mut tree = Tree::open(root.path()).unwrap();
+        for hook in hooks {
+            tree.write(format!("/usr/share/initramfs-tools/hooks/{hook}"), b"", 0o755).unwrap();
+        }
         for program in programs {
             tree.write(format!("/usr/sbin/{program}"), b"", 0o755).unwrap();
         }
+        (root, tree)
+    }
+
+    /// What is wrong with such an image, and what becomes of its `mdadm.conf`.
+    fn check(hooks: &[&str], programs: &[&str], layout: &str) -> (Option<String>, String) {
+        let (_root, mut tree) = image(hooks, programs);
         tree.write(LVM_DEVICES, b"", 0o600).unwrap();
         let written = write(&mut tree, &plan(layout));
         assert_ne!(written.as_ref().ok(), Some(&(layout == "{}")), "it knew of disks");
@@ -119,16 +131,17 @@ mod tests {
 
     #[test]
     fn an_image_without_the_programs_of_the_layout_is_named_with_the_remedy() {
-        let (problem, _) = check(&["lvm", "update-initramfs"], RAID);
+        let (problem, _) = check(&["lvm2"], &["update-initramfs"], RAID);
         assert_eq!(
             problem.unwrap(),
-            "the image has no mdadm, which its start from this layout needs; add mdadm to the image"
+            "the image has no /usr/share/initramfs-tools/hooks/mdadm, which its start from this layout needs; add \
+             mdadm to the image"
         );
-        let (problem, _) = check(&["mdadm", "update-initramfs"], RAID);
+        let (problem, _) = check(&["mdadm"], &["update-initramfs"], RAID);
         assert!(problem.unwrap().ends_with("add lvm2 to the image"));
-        let (problem, _) = check(&["mdadm", "lvm", "update-initramfs", "dracut"], RAID);
+        let (problem, _) = check(&["mdadm", "lvm2"], &["update-initramfs", "dracut"], RAID);
         assert!(problem.unwrap().contains("initramfs-tools"));
-        assert_eq!(check(&[], "{}"), (None, String::new()), "plain partitions need nothing");
+        assert_eq!(check(&[], &[], "{}"), (None, String::new()), "plain partitions need nothing");
     }
 
     #[test]
@@ -139,17 +152,13 @@ mod tests {
         assert_eq!(written, format!("HOMEHOST <system>\nMAILADDR ops\n{ours}"));
         assert_eq!(with_arrays(&written, ours), written, "a second time nothing changes");
         assert_eq!(with_arrays("", ours), format!("MAILADDR root\n{ours}"));
-        let (problem, written) = check(&["mdadm", "lvm", "update-initramfs"], RAID);
+        let (problem, written) = check(&["mdadm", "lvm2"], &["update-initramfs"], RAID);
         assert_eq!((problem, written), (None, format!("MAILADDR root\n{}", plan(RAID).mdadm_arrays())));
     }
 
     #[test]
     fn an_initramfs_is_outdated_if_it_was_built_for_other_disks() {
-        let root = tempfile::tempdir().unwrap();
-        let mut tree = Tree::open(root.path()).unwrap();
-        for program in ["mdadm", "lvm", "update-initramfs"] {
-            tree.write(format!("/usr/sbin/{program}"), b"", 0o755).unwrap();
-        }
+        let (_root, mut tree) = image(&["mdadm", "lvm2"], &["update-initramfs"]);
         assert!(!write(&mut tree, &plan(RAID)).unwrap(), "of no machine");
         assert!(write(&mut tree, &plan(RAID)).unwrap(), "of the one before");
     }

@@ -1,6 +1,7 @@
 //! Writes files into the installed system as that system itself would see their paths.
 
-use std::io::{self, Read, Write};
+use std::fs::File;
+use std::io::{self, Read, Seek as _, SeekFrom, Write};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
@@ -67,7 +68,7 @@ impl Tree {
         match self.resolve(path, OFlags::RDONLY) {
             Ok(file) => {
                 let mut bytes = Vec::new();
-                let read = std::fs::File::from(file).read_to_end(&mut bytes);
+                let read = File::from(file).read_to_end(&mut bytes);
                 read.map_err(fail("reading", path))?;
                 Ok(Some(bytes))
             }
@@ -108,6 +109,17 @@ impl Tree {
         let hash = self.put_anew(path, contents, mode, owner).map_err(fail("writing", path))?;
         self.wrote(path, hash);
         Ok(())
+    }
+
+    /// Puts `tail` behind a file, at a multiple of 4 bytes, unless it ends so already; the file gets this mode and is
+    /// root's.
+    ///
+    /// # Errors
+    /// It is not there, or cannot be read or written; the old one is still there then.
+    pub(crate) fn append(&mut self, path: &Path, tail: &[u8], mode: u32) -> Result<(), TreeError> {
+        let file = self.resolve(path, OFlags::RDONLY).map_err(fail("reading", path))?;
+        let mut whole = with_tail(file.into(), tail).map_err(fail("reading", path))?;
+        self.put(path, &mut whole, mode, ROOT)
     }
 
     /// Puts a symbolic link in the place of whatever had its name.
@@ -157,7 +169,7 @@ impl Tree {
     /// It is not there, or cannot be read or written.
     pub(crate) fn copy(&mut self, from: &Self, source: &Path, path: &Path) -> Result<(), TreeError> {
         let file = from.resolve(source, OFlags::RDONLY).map_err(fail("reading", source))?;
-        self.put(path, &mut std::fs::File::from(file), 0o755, ROOT)
+        self.put(path, &mut File::from(file), 0o755, ROOT)
     }
 
     /// Copies every file below a directory of another tree to the directory `to`, but those whose new path `held_back`
@@ -275,7 +287,7 @@ impl Tree {
         rustix::fs::fchown(&file, user, group)?;
         // After the owner, whose change takes special bits away.
         rustix::fs::fchmod(&file, Mode::from_raw_mode(mode))?;
-        let mut file = std::fs::File::from(file);
+        let mut file = File::from(file);
         let hash = copy_hashed(contents, &mut file)?;
         file.sync_all()?;
         rustix::fs::renameat(&parent, TEMPORARY, &parent, name)?;
@@ -291,7 +303,7 @@ impl Tree {
         } else {
             let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let file = rustix::fs::openat(&parent, name, flags, Mode::empty())?;
-            copy_hashed(&mut std::fs::File::from(file), &mut io::sink())?
+            copy_hashed(&mut File::from(file), &mut io::sink())?
         };
         Ok(fingerprint(&stat, &hash))
     }
@@ -341,6 +353,17 @@ fn fingerprint(stat: &Stat, contents: &Hash) -> Hash {
     let mode: RawMode = stat.st_mode;
     let words = [mode, stat.st_uid, stat.st_gid].map(u32::to_le_bytes);
     Hasher::new().update(words.as_flattened()).update(contents.as_bytes()).finalize()
+}
+
+/// A file from its beginning with `tail` at its end, once.
+fn with_tail(mut file: File, tail: &[u8]) -> io::Result<impl Read> {
+    let bytes = file.metadata()?.len();
+    let mut end = Vec::new();
+    file.seek(SeekFrom::Start(bytes.saturating_sub(tail.len() as u64)))?;
+    file.read_to_end(&mut end)?;
+    file.rewind()?;
+    let (padding, tail) = if end == tail { (0, &[][..]) } else { (bytes.wrapping_neg() % 4, tail) };
+    Ok(file.chain(io::repeat(0).take(padding)).chain(tail))
 }
 
 fn copy_hashed(from: &mut dyn Read, to: &mut dyn Write) -> io::Result<Hash> {
@@ -409,6 +432,22 @@ mod tests {
         let changed = tree.accept(&["/etc/z", "/etc/none"]);
         assert_eq!(changed, [PathBuf::from("/etc/x"), PathBuf::from("/etc/y")]);
         assert_eq!(tree.read_back().unwrap(), 2, "x as it is now, and z");
+    }
+
+    #[test]
+    fn what_is_appended_is_aligned_and_there_once() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("initrd");
+        std::fs::write(&path, "12345").unwrap();
+        let mut tree = Tree::open(root.path()).unwrap();
+        for _ in 0..2 {
+            tree.append(Path::new("/initrd"), b"tail", 0o600).unwrap();
+            assert_eq!(std::fs::read(&path).unwrap(), b"12345\0\0\0tail");
+            assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+            assert_eq!(tree.read_back().unwrap(), 1);
+        }
+        assert!(tree.append(Path::new("/none"), b"tail", 0o600).is_err());
     }
 
     #[test]

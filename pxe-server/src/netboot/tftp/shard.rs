@@ -1,4 +1,5 @@
-//! One thread that carries many transfers: it waits for all their sockets at once and never blocks on one.
+//! One thread that carries many transfers: it waits for all their sockets at once, and for one alone only for
+//! milliseconds, while there is no other.
 //!
 //! Never reads a file and never decides who gets what.
 
@@ -148,7 +149,29 @@ impl Worker {
                 }
             }
             self.handle_timers();
+            if !self.carry_the_only_one(&mut buffer) {
+                return;
+            }
         }
+    }
+
+    /// While there is one transfer and its node answers at once, packets are waited for in its own socket: in lock
+    /// step each block then costs two calls instead of three. `false` as of [`Self::take_orders`].
+    fn carry_the_only_one(&mut self, buffer: &mut [u8]) -> bool {
+        while self.transfers.len() == 1
+            && let Some((&number, Active { job, .. })) = self.transfers.iter().next()
+        {
+            let received = job.socket.wait(buffer);
+            if matches!(received, Ok(None)) {
+                return true;
+            }
+            self.handle_received(number, received, buffer);
+            self.handle_timers();
+            if !self.take_orders() {
+                return false;
+            }
+        }
+        true
     }
 
     /// How long to wait for sockets. Rounded up: a timer that has not come would be looked at again and again.
@@ -184,8 +207,14 @@ impl Worker {
     }
 
     fn handle_readable(&mut self, number: u64, buffer: &mut [u8]) {
+        let Some(Active { job, .. }) = self.transfers.get(&number) else { return };
+        let received = job.socket.receive(buffer);
+        self.handle_received(number, received, buffer);
+    }
+
+    fn handle_received(&mut self, number: u64, received: Result<Option<usize>, Errno>, buffer: &[u8]) {
         let Some(Active { job, .. }) = self.transfers.get_mut(&number) else { return };
-        match job.socket.receive(buffer) {
+        match received {
             Ok(Some(len)) => {
                 job.transfer.handle_packet(Instant::now(), buffer.get(..len).unwrap_or_default());
                 if job.transfer.is_proven() {

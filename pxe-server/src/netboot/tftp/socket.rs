@@ -3,11 +3,15 @@
 use std::io::{self, IoSlice};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd};
+use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+use nix::sys::socket::{ControlMessage, MsgFlags, recv, send, sendmsg};
 use socket2::{Domain, Protocol, Socket, Type};
 use tftp::Burst;
+
+/// How long [`TransferSocket::wait`] waits at most.
+const WAIT_MAX: Duration = Duration::from_millis(5);
 
 /// A socket of our own port for one node's port: that pair names the transfer (RFC 1350 section 4).
 pub(super) struct TransferSocket {
@@ -21,19 +25,26 @@ impl TransferSocket {
     pub(super) fn open(interface: &str, local: Ipv4Addr, node: SocketAddrV4) -> io::Result<Self> {
         let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
         socket.bind_device(Some(interface.as_bytes()))?;
-        socket.set_nonblocking(true)?;
+        socket.set_read_timeout(Some(WAIT_MAX))?;
         socket.bind(&SocketAddr::from((local, 0)).into())?;
         socket.connect(&SocketAddr::V4(node).into())?;
         Ok(Self { udp: socket.into(), segmented: true })
     }
 
     /// One datagram of the node, if there is one.
-    pub(super) fn receive(&self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
-        match self.udp.recv(buffer) {
+    pub(super) fn receive(&self, buffer: &mut [u8]) -> Result<Option<usize>, Errno> {
+        self.receive_with(buffer, MsgFlags::MSG_DONTWAIT)
+    }
+
+    /// One datagram of the node, if it comes within milliseconds.
+    pub(super) fn wait(&self, buffer: &mut [u8]) -> Result<Option<usize>, Errno> {
+        self.receive_with(buffer, MsgFlags::empty())
+    }
+
+    fn receive_with(&self, buffer: &mut [u8], flags: MsgFlags) -> Result<Option<usize>, Errno> {
+        match recv(self.udp.as_raw_fd(), buffer, flags) {
             Ok(len) => Ok(Some(len)),
-            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
-                Ok(None)
-            }
+            Err(Errno::EAGAIN | Errno::EINTR) => Ok(None),
             Err(error) => Err(error),
         }
     }
@@ -52,14 +63,14 @@ impl TransferSocket {
             }
         }
         for datagram in burst.datagrams() {
-            let _ = self.udp.send(datagram);
+            let _ = send(self.udp.as_raw_fd(), datagram, MsgFlags::MSG_DONTWAIT);
         }
     }
 
     fn send_segmented(&self, burst: &Burst) -> Result<usize, Errno> {
         let segment = u16::try_from(burst.datagram_bytes()).map_err(|_| Errno::EINVAL)?;
         let (parts, options) = ([IoSlice::new(burst.bytes())], [ControlMessage::UdpGsoSegments(&segment)]);
-        sendmsg::<()>(self.udp.as_raw_fd(), &parts, &options, MsgFlags::empty(), None)
+        sendmsg::<()>(self.udp.as_raw_fd(), &parts, &options, MsgFlags::MSG_DONTWAIT, None)
     }
 }
 

@@ -111,7 +111,7 @@ pub(crate) fn is_as_kept(
 }
 
 /// Types this and Return, key by key.
-async fn types_line(console: &Console, text: &str) -> Result<()> {
+pub(crate) async fn types_line(console: &Console, text: &str) -> Result<()> {
     let letters: Vec<String> = text.chars().map(String::from).collect();
     console.types(&letters.iter().map(String::as_str).chain([ENTER]).collect::<Vec<_>>()).await
 }
