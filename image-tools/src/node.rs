@@ -1,9 +1,10 @@
 //! What runs on a golden node: its file systems as one tar stream on standard output, cleaned on the way.
 //!
-//! Never writes to the node but for a read-only snapshot of btrfs, which is removed at the end. What changes while it is
+//! Never writes to the node but for a snapshot of btrfs or LVM, which is removed at the end. What changes while it is
 //! read is read again; a later member of the stream replaces the earlier one.
 
 mod mounts;
+mod snapshot;
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -23,7 +24,8 @@ use crate::contents::{Stamp, data_ranges};
 use crate::exclude::Excludes;
 use crate::owners::Accounts;
 use crate::text;
-use mounts::{Snapshot, mounted};
+use mounts::mounted;
+use snapshot::Snapshot;
 
 /// How often a file that changed is read again.
 const ROUNDS_MAX: usize = 3;
@@ -91,7 +93,7 @@ pub(crate) fn run(arguments: &StreamArguments) -> Result<()> {
     let (tree, stamps) = walk(&root, b"")?;
     let mut parts = vec![Part { above: Vec::new(), root, tree, stamps }];
     if snapshot.is_some() {
-        // A snapshot is of one subvolume; what is mounted in it is not.
+        // A snapshot is of one subvolume or volume; what is mounted in it is not.
         for place in &file_systems.kept {
             let root = open_root(&arguments.root.join(place))?;
             let above = place.as_os_str().as_encoded_bytes().to_vec();

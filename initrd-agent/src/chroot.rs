@@ -4,7 +4,7 @@ use std::ffi::{CString, OsString};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::signal::{Signal, kill};
@@ -98,7 +98,8 @@ impl Chroot {
         PATH.split(':').any(|folder| self.root.join(folder.trim_start_matches('/')).join(program).exists())
     }
 
-    /// Runs a program to its end and returns what it printed on both outputs, at most 64 KiB of the end.
+    /// Runs a program to its end, says how long it took, and returns what it printed on both outputs, at most 64 KiB of
+    /// the end.
     ///
     /// # Errors
     /// [`ChrootError`] when it cannot start, takes longer than `limit`, or ends badly.
@@ -108,7 +109,10 @@ impl Chroot {
         arguments: &[&str],
         limit: Duration,
     ) -> Result<String, ChrootError> {
-        self.run_with(&[], program, arguments, limit).await
+        let begun = Instant::now();
+        let output = self.run_with(&[], program, arguments, limit).await?;
+        tracing::info!("{program}: done in {:.1} s", begun.elapsed().as_secs_f64());
+        Ok(output)
     }
 
     /// As [`Self::run`] with variables beside `PATH`.

@@ -21,8 +21,6 @@ use crate::vm::Nic;
 const ROOT_DISK: &str = "lsblk -dno SERIAL /dev/$(lsblk -no PKNAME $(findmnt -no SOURCE /))";
 /// Public host keys, sorted, without comments.
 const HOST_KEYS: &str = "cat /etc/ssh/ssh_host_*_key.pub | cut -d' ' -f1,2 | sort";
-/// Its address on the lab's network.
-const ADDRESS: &str = "ip -4 -o address show scope global | awk '{print $4; exit}' | cut -d/ -f1";
 const FIRMWARE: &str = "test -d /sys/firmware/efi && echo uefi || echo bios";
 
 /// Rate of the server's and of each machine's link, Mbit/s. An emulated machine takes 5 to 7 MB/s; as on real
@@ -150,8 +148,7 @@ async fn meet(lab: &Lab, node: &Node, image: &TestImage) -> Result<Resident> {
     let mut system = node.boots_into("debian-12").await?;
     system.has_settled().await.with_context(|| format!("on {}", node.name()))?;
     let resident = ask(node, &mut system).await.with_context(|| format!("asking {}", node.name()))?;
-    let address = system.text_of(ADDRESS).await?;
-    let address = address.parse().with_context(|| format!("{} has the address {address:?}", node.name()))?;
+    let address = system.address().await.with_context(|| format!("asking {}", node.name()))?;
     let over_ssh = ask_over_ssh(lab, node, address, image).await?;
     ensure!(
         over_ssh == resident.kernel,

@@ -208,19 +208,31 @@ impl Lab {
         host_keys: &[String],
         line: &str,
     ) -> Result<String> {
-        let known = self.dir().join(format!("known-{address}"));
-        let lines: String = host_keys.iter().map(|key| format!("{address} {key}\n")).collect();
-        std::fs::write(&known, lines)?;
-        let private = private_copy(key, self.dir())?;
         let mut ssh = Command::from(self.shared.network.command("ssh"));
-        ssh.arg("-i").arg(private).arg("-o").arg(format!("UserKnownHostsFile={}", known.display()));
-        ssh.args(["-o", "StrictHostKeyChecking=yes", "-o", "BatchMode=yes", "-o", "ConnectTimeout=30"]);
+        ssh.args(self.ssh_options(key, address, host_keys)?);
         ssh.arg(format!("{user}@{address}")).arg(line).stdin(Stdio::null()).kill_on_drop(true);
         let output = ssh.output().await.context("running ssh")?;
         if !output.status.success() {
             bail!("ssh to {address}, `{line}`: {}", String::from_utf8_lossy(&output.stderr).trim());
         }
         Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    }
+
+    /// What ssh needs to reach an address in the namespace, without anything of the user who runs this.
+    ///
+    /// # Errors
+    /// The lab's directory cannot be written.
+    pub fn ssh_options(&self, key: &Path, address: Ipv4Addr, host_keys: &[String]) -> Result<Vec<String>> {
+        let known = self.dir().join(format!("known-{address}"));
+        let lines: String = host_keys.iter().map(|key| format!("{address} {key}\n")).collect();
+        std::fs::write(&known, lines)?;
+        let private = private_copy(key, self.dir())?;
+        let mut options = vec!["-i".to_owned(), private.display().to_string()];
+        let known = format!("UserKnownHostsFile={}", known.display());
+        for option in [known.as_str(), "StrictHostKeyChecking=yes", "BatchMode=yes", "ConnectTimeout=30"] {
+            options.extend(["-o".to_owned(), option.to_owned()]);
+        }
+        Ok(options)
     }
 
     /// Says something on standard error with the time since the lab began.

@@ -11,7 +11,7 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, Result, bail};
 use nix::sys::signal::{Signal, kill};
@@ -23,8 +23,10 @@ use crate::image::cache_dir;
 const KILLED_GONE_MAX: Duration = Duration::from_secs(10);
 /// How soon a lab is taken down after its parent process died.
 const PARENT_LOOKED_AT_EVERY: Duration = Duration::from_millis(500);
-/// Labs whose logs are kept, the newest.
+/// Labs whose logs are kept, the newest; as many again of labs whose story failed.
 const LABS_LOGGED_MAX: usize = 12;
+/// What the logs of a failed story begin with.
+const FAILED: &str = "failed-";
 /// File in a session's directory: one owned thing per line, oldest first.
 const OWNED_FILE: &str = "owned";
 
@@ -222,12 +224,35 @@ fn keep_logs(dir: &Path) {
         let relative = log.strip_prefix(dir).unwrap_or(&log).to_string_lossy().replace('/', "-");
         let _ = fs::copy(&log, kept.join(name).join(relative));
     }
-    let mut labs: Vec<PathBuf> =
-        fs::read_dir(&kept).into_iter().flatten().flatten().map(|lab| lab.path()).collect();
-    labs.sort_by_key(|lab| fs::metadata(lab).and_then(|lab| lab.modified()).ok());
+    forget_old_logs(&kept, false);
+}
+
+/// Sets the logs of this process's labs that were taken down after `since` aside, so that the labs of later stories
+/// do not push them out. To be called when a story has failed.
+pub fn keep_logs_of_failed(since: SystemTime) {
+    let Ok(kept) = cache_dir().map(|cache| cache.join("logs")) else { return };
+    let own = format!("esir-{}-", std::process::id());
+    for entry in fs::read_dir(&kept).into_iter().flatten().flatten() {
+        let (path, name) = (entry.path(), entry.file_name().to_string_lossy().into_owned());
+        if name.starts_with(&own) && modified(&path).is_some_and(|modified| modified >= since) {
+            let _ = fs::rename(path, kept.join(format!("{FAILED}{name}")));
+        }
+    }
+    forget_old_logs(&kept, true);
+}
+
+fn forget_old_logs(kept: &Path, failed: bool) {
+    let entries = fs::read_dir(kept).into_iter().flatten().flatten();
+    let of_kind = entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(FAILED) == failed);
+    let mut labs: Vec<PathBuf> = of_kind.map(|entry| entry.path()).collect();
+    labs.sort_by_key(|lab| modified(lab));
     for old in labs.iter().take(labs.len().saturating_sub(LABS_LOGGED_MAX)) {
         let _ = fs::remove_dir_all(old);
     }
+}
+
+fn modified(path: &Path) -> Option<SystemTime> {
+    fs::metadata(path).and_then(|file| file.modified()).ok()
 }
 
 /// Files that end in `.log` or `.pcap`, in the directory and one level below.

@@ -1,14 +1,11 @@
-//! What is mounted beneath a root, and a snapshot of it where its file system has that.
+//! What is mounted beneath a root.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Context, Result};
 
 /// File systems whose files belong to the system: on disks of this machine.
 const DISK_KINDS: [&str; 8] = ["ext2", "ext3", "ext4", "xfs", "btrfs", "vfat", "f2fs", "jfs"];
-/// Inode number of a subvolume's root.
-const SUBVOLUME_INODE: u64 = 256;
 
 /// The file systems beneath a root.
 #[derive(Debug, Default)]
@@ -71,55 +68,6 @@ fn mount_line(line: &str) -> Option<(String, &str)> {
     let place =
         place.replace("\\040", " ").replace("\\011", "\t").replace("\\012", "\n").replace("\\134", "\\");
     Some((place, kind))
-}
-
-/// A read-only snapshot; dropped, it is removed.
-#[derive(Debug)]
-pub(super) struct Snapshot {
-    path: PathBuf,
-}
-
-impl Snapshot {
-    /// Takes one if the root is a subvolume of btrfs; else, or if it fails, there is none.
-    pub(super) fn take(root: &Path) -> Option<Self> {
-        const BTRFS_SUPER_MAGIC: i64 = 0x9123_683E;
-        let stat = rustix::fs::statfs(root).ok()?;
-        let inode = rustix::fs::stat(root).ok()?;
-        if stat.f_type != BTRFS_SUPER_MAGIC || inode.st_ino != SUBVOLUME_INODE {
-            return None;
-        }
-        let path = root.join(format!(".esir-capture.{}", std::process::id()));
-        let made =
-            Command::new("btrfs").args(["-q", "subvolume", "snapshot", "-r"]).arg(root).arg(&path).output();
-        match made {
-            Ok(output) if output.status.success() => Some(Self { path }),
-            Ok(output) => {
-                eprintln!("no snapshot: {}", String::from_utf8_lossy(&output.stderr).trim());
-                None
-            }
-            Err(error) => {
-                eprintln!("no snapshot: running btrfs: {error}");
-                None
-            }
-        }
-    }
-
-    /// Where it is.
-    pub(super) fn path(&self) -> &Path {
-        &self.path
-    }
-}
-
-impl Drop for Snapshot {
-    fn drop(&mut self) {
-        let removed = Command::new("btrfs").args(["-q", "subvolume", "delete"]).arg(&self.path).status();
-        if !removed.is_ok_and(|status| status.success()) {
-            eprintln!(
-                "the snapshot {} could not be removed; remove it by `btrfs subvolume delete`",
-                self.path.display()
-            );
-        }
-    }
 }
 
 #[cfg(test)]

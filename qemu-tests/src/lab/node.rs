@@ -1,5 +1,6 @@
 //! One machine of a lab with what its server and its console say of it.
 
+use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -23,10 +24,12 @@ pub(super) const BOOT_MAX: Duration = Duration::from_secs(240);
 pub(super) const INSTALL_MAX: Duration = Duration::from_secs(480);
 /// From `installed` to a login prompt: the node may go on seeding for five minutes before it boots.
 const LOGIN_MAX: Duration = Duration::from_secs(600);
-/// One command on an installed node.
-const COMMAND_MAX: Duration = Duration::from_secs(60);
+/// One command on an installed node. An emulated processor can stand still for most of a minute.
+const COMMAND_MAX: Duration = Duration::from_secs(180);
 /// `systemctl is-system-running --wait` on a node that boots for the first time.
 const SETTLED_MAX: Duration = Duration::from_secs(180);
+/// Asks an installed system for its address.
+const ADDRESS: &str = "ip -4 -o address show scope global | awk '{print $4; exit}' | cut -d/ -f1";
 /// How often the server is asked.
 const ASK_EVERY: Duration = Duration::from_millis(500);
 /// What stories boot by default: enough for the image in memory and the agent.
@@ -462,6 +465,15 @@ impl InstalledSystem {
     /// It fails or does not end.
     pub async fn text_of(&mut self, command: &str) -> Result<String> {
         self.shell.text_of(command, COMMAND_MAX).await
+    }
+
+    /// Its address on the lab's network.
+    ///
+    /// # Errors
+    /// It has none.
+    pub async fn address(&mut self) -> Result<Ipv4Addr> {
+        let address = self.text_of(ADDRESS).await?;
+        address.parse().with_context(|| format!("the system has the address {address:?}"))
     }
 
     /// Runs a command.

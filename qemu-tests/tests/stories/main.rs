@@ -3,6 +3,7 @@
 //! Skipped, and said so, when the process is not root, QEMU is absent, or `ESIR_SKIP_VM` is set.
 #![forbid(unsafe_code)]
 
+mod captured_node;
 mod cloud_image;
 mod compare;
 mod container_image;
@@ -11,6 +12,7 @@ mod firmware;
 mod kept_data;
 mod locked_disk;
 mod mirrored;
+mod old_remains;
 mod older_image;
 mod other_systems;
 mod own_system;
@@ -24,6 +26,7 @@ mod wrong_signature;
 use std::future::Future;
 use std::pin::Pin;
 use std::process::ExitCode;
+use std::time::SystemTime;
 
 use anyhow::{Context as _, Result};
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -74,7 +77,7 @@ const STORIES: [Story; 8] = [
 ];
 
 /// Those that take many minutes, or images of their own: `scripts/test --all` tells them.
-const SLOW_STORIES: [Story; 10] = [
+const SLOW_STORIES: [Story; 12] = [
     Story { name: "what a layout keeps survives a second deployment", tell: || Box::pin(kept_data::tell()) },
     Story {
         name: "an image of a cloud finds its seed, and cloud-init undoes nothing",
@@ -91,6 +94,14 @@ const SLOW_STORIES: [Story; 10] = [
     Story {
         name: "machines with mirrored disks go on when the first disk is gone",
         tell: || Box::pin(mirrored::tell()),
+    },
+    Story {
+        name: "nothing of old arrays and volumes is found on a disk that is deployed in another shape",
+        tell: || Box::pin(old_remains::tell()),
+    },
+    Story {
+        name: "a running node on logical volumes becomes an image of one moment",
+        tell: || Box::pin(captured_node::tell()),
     },
     Story {
         name: "a system in LUKS containers starts when the key is typed that the server tells",
@@ -160,10 +171,15 @@ fn why_no_slow_ones() -> Option<String> {
 
 fn tell(story: &Story) -> Result<(), Failed> {
     eprintln!("\nstory: {}", story.name);
+    let began = SystemTime::now();
     let told = runtime().and_then(|runtime| runtime.block_on((story.tell)()));
     told.map_err(|error| {
+        session::keep_logs_of_failed(began);
         let logs = qemu_tests::image::cache_dir().map(|cache| cache.join("logs")).unwrap_or_default();
-        Failed::from(format!("{error:#}\nconsoles and logs of the last labs are in {}", logs.display()))
+        let why = format!("{error:#}\nconsoles and logs of the lab are in {}", logs.display());
+        // At once too: the summary of all stories comes only after the last one, if it comes.
+        eprintln!("failed: {why}");
+        Failed::from(why)
     })
 }
 
