@@ -1,6 +1,7 @@
 //! One task from `join` to `handover`: each stage takes what the one before it made.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use node_api::Stage;
@@ -13,7 +14,7 @@ use crate::life::{End, once};
 use crate::peer::SwarmPeer;
 use crate::report::Reporter;
 use crate::stage::await_task::Accepted;
-use crate::stage::fetch::{self, Fetched};
+use crate::stage::fetch::{self, Fetched, Place};
 use crate::stage::join::Beginning;
 use crate::stage::personalise::{OwnSystem, Personal, PersonaliseError, make_own};
 use crate::stage::prepare::Prepared;
@@ -41,19 +42,27 @@ pub(crate) async fn install(node: &Node<'_>, accepted: &Accepted) -> Result<Inst
     let joining = join::run(node.hardware, node.objects, accepted, session);
     let Beginning { joined, older } = once(reporter, Stage::Join, joining).await?;
     let preparing = prepare::run(node.hardware, node.objects, accepted, older);
-    let Prepared { mounted, aside } = once(reporter, Stage::Prepare, preparing).await?;
-    let fetched = match aside {
-        Some(aside) => {
-            let fetching = fetch::run_beside(joined, aside, accepted, session, reporter);
-            once(reporter, Stage::Fetch, fetching).await?
+    let full = &accepted.full;
+    let (mounted, fetched) = match once(reporter, Stage::Prepare, preparing).await? {
+        Prepared::Blocks(formatted) => {
+            let place = Place::Device(formatted.root_device());
+            let fetching = fetch::run(joined, place, full, session, reporter);
+            let fetched = once(reporter, Stage::Fetch, fetching).await?;
+            let toc = Arc::clone(&fetched.toc);
+            let verifying = verify::run_on_blocks(formatted, toc, fetched.traffic, reporter);
+            (once(reporter, Stage::Verify, verifying).await?, fetched)
         }
-        None => {
-            let fetching = fetch::run(joined, mounted.root(), &accepted.full, session, reporter);
-            once(reporter, Stage::Fetch, fetching).await?
+        Prepared::Empty(mounted) => {
+            let place = Place::Tree(mounted.root().to_owned());
+            let fetching = fetch::run(joined, place, full, session, reporter);
+            verified(mounted, once(reporter, Stage::Fetch, fetching).await?, reporter).await?
+        }
+        Prepared::Aside(mounted, aside) => {
+            let fetching = fetch::run_beside(joined, aside, accepted, session, reporter);
+            verified(mounted, once(reporter, Stage::Fetch, fetching).await?, reporter).await?
         }
     };
-    let Fetched { peer, toc, table, traffic, beside_bytes } = fetched;
-    once(reporter, Stage::Verify, verify::run(&mounted, toc, traffic, reporter)).await?;
+    let Fetched { peer, table, beside_bytes, .. } = fetched;
     let own = once(reporter, Stage::Personalise, personalise(node, accepted, &mounted, &table)).await?;
     let (mut traffic, _) = peer.traffic();
     traffic.from_server_bytes += beside_bytes;
@@ -62,6 +71,16 @@ pub(crate) async fn install(node: &Node<'_>, accepted: &Accepted) -> Result<Inst
     tracing::info!("installed; waiting until the server has stored it");
     reporter.stored(told).await;
     Ok(Installed { peer, mounted })
+}
+
+async fn verified(
+    mounted: Mounted,
+    fetched: Fetched,
+    reporter: &Reporter,
+) -> Result<(Mounted, Fetched), Failure> {
+    let verifying = verify::run(&mounted, Arc::clone(&fetched.toc), fetched.traffic, reporter);
+    once(reporter, Stage::Verify, verifying).await?;
+    Ok((mounted, fetched))
 }
 
 /// Seeds as long as the task says and leaves.

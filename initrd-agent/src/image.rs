@@ -56,11 +56,9 @@ pub(crate) enum ImageError {
         #[source]
         source: ManifestError,
     },
-    /// What this agent cannot write.
-    #[error(
-        "image {0} is of a partition or a delta image, and nodes write images of files only; nothing was written"
-    )]
-    Partition(String),
+    /// What leads nowhere alone.
+    #[error("image {0} is a delta image, which only makes an older system a newer one; nothing was written")]
+    Delta(String),
     /// The metainfo.
     #[error("the metainfo of image {image} cannot be read")]
     Metainfo {
@@ -83,7 +81,7 @@ impl StageError for ImageError {
     fn code(&self) -> &'static str {
         match self {
             Self::Unsigned(_) | Self::Signature { .. } => "image-signature",
-            Self::Manifest { .. } | Self::Partition(_) | Self::LeadsElsewhere(_) | Self::Encoding(_) => {
+            Self::Manifest { .. } | Self::Delta(_) | Self::LeadsElsewhere(_) | Self::Encoding(_) => {
                 "image-manifest"
             }
             Self::Metainfo { .. } | Self::Differs { .. } => "image-metainfo",
@@ -113,8 +111,8 @@ pub(crate) fn check(task: &ImageTask, trusted: &[String]) -> Result<SignedImage,
         None => return Err(ImageError::Unsigned(image())),
     }
     let read = with_metainfo(task, manifest_bytes)?;
-    if read.manifest.mode != Mode::Files {
-        return Err(ImageError::Partition(image()));
+    if read.manifest.mode == Mode::Delta {
+        return Err(ImageError::Delta(image()));
     }
     Ok(read)
 }

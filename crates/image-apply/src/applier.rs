@@ -114,6 +114,18 @@ pub enum ApplyError {
         /// The first of them.
         first: u32,
     },
+    /// It is an image of files.
+    #[error("this is an image of files, not of a partition")]
+    NotPartition,
+    /// The device refused something.
+    #[error("{doing} the partition")]
+    Partition {
+        /// What was being done.
+        doing: &'static str,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
     /// Data could not be handed to the disk.
     #[error("writing the new system out to the disk")]
     Sync(#[source] io::Error),

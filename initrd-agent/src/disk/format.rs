@@ -68,15 +68,29 @@ pub(crate) fn modules_for(plan: &Plan) -> Vec<&'static str> {
     modules
 }
 
-/// Makes every layer and every file system of the plan, one after the other. `root_features` are those of ext4 that the
-/// image's boot loader or kernel needs or cannot read, as `mke2fs -O` takes them.
+/// Where the root's file system comes from.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum RootFrom<'a> {
+    /// It is made, for files. With the features of ext4 that the image's boot loader or kernel needs or cannot read, as
+    /// `mke2fs -O` takes them.
+    Files(&'a [String]),
+    /// It is in the image, which is written over whatever the device has.
+    Blocks,
+}
+
+/// Makes every layer and every file system of the plan, one after the other.
 pub(crate) async fn make_file_systems(
     partitioned: Partitioned,
     keys: &[DiskKey],
-    root_features: &[String],
+    root: RootFrom<'_>,
 ) -> Result<Formatted, FormatError> {
     stack::make(&partitioned, keys).await?;
     for one in partitioned.plan.file_systems() {
+        let root_features = match root {
+            RootFrom::Blocks if one.role == PartitionRole::Root => continue,
+            RootFrom::Blocks => &[],
+            RootFrom::Files(features) => features,
+        };
         if one.kept || (partitioned.has_root && one.role == PartitionRole::Root) {
             tracing::info!("/dev/{}: {} is kept as it is", one.device, one.fs.word());
             continue;

@@ -136,7 +136,7 @@ fn read_system(place: &Path, wanted: &Wanted<'_>) -> Result<Toc> {
 }
 
 /// The UUID of the file system on a device, if it is of this kind and not known to be damaged.
-fn superblock(device: &File, fs: FileSystem) -> std::io::Result<Option<Uuid>> {
+pub(super) fn superblock(device: &File, fs: FileSystem) -> std::io::Result<Option<Uuid>> {
     let read = |at: u64| -> std::io::Result<[u8; 16]> {
         let mut bytes = [0; 16];
         device.read_exact_at(&mut bytes, at)?;

@@ -5,15 +5,15 @@ use std::time::Duration;
 use anyhow::Context as _;
 use disk_layout::{Disk, Plan, Seeds};
 use image_apply::{RedeployError, Redeployment};
-use image_format::{Manifest, Toc};
+use image_format::{Manifest, Mode, Toc};
 use node_api::Recovery;
 
 use super::Done;
 use super::await_task::Accepted;
 use super::fetch::Aside;
 use crate::disk::{
-    self, ClearError, ClearedDisks, FormatError, MountError, Mounted, OlderPlace, OlderSystem, StackError,
-    Wanted,
+    self, ClearError, ClearedDisks, FormatError, Formatted, GivenRootError, MountError, Mounted, OlderPlace,
+    OlderSystem, RootFrom, StackError, Wanted,
 };
 use crate::failure::StageError;
 use crate::hardware::{Hardware, ObjectSource};
@@ -42,6 +42,9 @@ pub(crate) enum PrepareError {
     /// It could not be mounted.
     #[error(transparent)]
     Mount(#[from] MountError),
+    /// The image's partition cannot be the layout's root. Nothing was written.
+    #[error(transparent)]
+    GivenRoot(GivenRootError),
     /// No random numbers.
     #[error("the kernel gives no random numbers: {0}")]
     Random(String),
@@ -57,7 +60,7 @@ impl StageError for PrepareError {
     fn code(&self) -> &'static str {
         match self {
             Self::Clear(ClearError::Choose(error)) => error.code(),
-            Self::Clear(ClearError::Plan(_)) => "layout",
+            Self::Clear(ClearError::Plan(_)) | Self::GivenRoot(_) => "layout",
             Self::Clear(ClearError::InUse { .. } | ClearError::Open { .. } | ClearError::Protected(_)) => {
                 "disk-busy"
             }
@@ -74,7 +77,7 @@ impl StageError for PrepareError {
     fn recovery(&self) -> Recovery {
         match self {
             Self::Clear(ClearError::Choose(_) | ClearError::Plan(_)) | Self::Format(_) => Recovery::Wait,
-            Self::Key(_) => Recovery::Wait,
+            Self::Key(_) | Self::GivenRoot(_) => Recovery::Wait,
             Self::Clear(ClearError::Write { .. } | ClearError::Table { .. }) => Recovery::Wait,
             Self::Clear(ClearError::Reread { .. }) => Recovery::Reboot,
             _ => Recovery::Retry,
@@ -82,10 +85,14 @@ impl StageError for PrepareError {
     }
 }
 
-/// New file systems, and where the root stayed what was in it.
-pub(crate) struct Prepared {
-    pub(crate) mounted: Mounted,
-    pub(crate) aside: Option<Aside>,
+/// What the image is written to.
+pub(crate) enum Prepared {
+    /// New file systems, empty.
+    Empty(Mounted),
+    /// New file systems beside a root that stayed, and what was in it.
+    Aside(Mounted, Aside),
+    /// New file systems, and a device for a root that comes block by block.
+    Blocks(Formatted),
 }
 
 /// Looks for a system on the disks that the task's delta image can make the task's image. Writes nothing.
@@ -121,6 +128,16 @@ pub(crate) async fn run(
     let cleared = tokio::task::block_in_place(|| choose(hardware, objects, accepted, &seeds))?;
     let keys = &accepted.task.disk_keys;
     disk::check_keys(cleared.plan().layers(), keys).map_err(PrepareError::Key)?;
+    let manifest = &accepted.full.image.manifest;
+    let of_root = &manifest.root_file_system;
+    let root = match manifest.mode {
+        Mode::Partition => RootFrom::Blocks,
+        _ if of_root.kind == "ext4" => RootFrom::Files(&of_root.features),
+        _ => RootFrom::Files(&[]),
+    };
+    if matches!(root, RootFrom::Blocks) {
+        disk::check_given_root(cleared.plan(), &of_root.kind).map_err(PrepareError::GivenRoot)?;
+    }
     let disks = cleared.plan().disks().iter().map(|disk| format!("/dev/{}", disk.description));
     let mut detail = disks.collect::<Vec<_>>().join(", ");
     tokio::task::block_in_place(|| fetch_tools(hardware, objects, cleared.plan()))?;
@@ -137,15 +154,17 @@ pub(crate) async fn run(
             (tokio::task::spawn_blocking(move || cleared.partition()).await??, None)
         }
     };
-    let of_root = &accepted.full.image.manifest.root_file_system;
-    let features = if of_root.kind == "ext4" { of_root.features.as_slice() } else { &[] };
-    let formatted = disk::make_file_systems(partitioned, keys, features).await?;
-    let mounted = Mounted::mount(formatted)?;
-    let aside = match table {
-        Some(table) => Some(put_aside(&mounted, table).await?),
-        None => None,
+    let formatted = disk::make_file_systems(partitioned, keys, root).await?;
+    let prepared = match (root, table) {
+        (RootFrom::Blocks, _) => Prepared::Blocks(formatted),
+        (_, None) => Prepared::Empty(Mounted::mount(formatted)?),
+        (_, Some(table)) => {
+            let mounted = Mounted::mount(formatted)?;
+            let aside = put_aside(&mounted, table).await?;
+            Prepared::Aside(mounted, aside)
+        }
     };
-    Ok(Done { value: Prepared { mounted, aside }, detail })
+    Ok(Done { value: prepared, detail })
 }
 
 async fn put_aside(mounted: &Mounted, table: Toc) -> Result<Aside, PrepareError> {

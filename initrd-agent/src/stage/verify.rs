@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use image_apply::{VerifyError, VerifyReport, verify_tree};
+use image_apply::{VerifyError, VerifyReport, verify_partition, verify_tree};
 use image_format::Toc;
 use node_api::{Progress, Recovery, Stage, TrafficCounts};
 
 use super::Done;
-use crate::disk::{self, Mounted};
+use crate::disk::{self, Formatted, GivenRootError, Mounted};
 use crate::failure::StageError;
 use crate::report::Reporter;
 
@@ -21,6 +21,16 @@ pub(crate) enum VerifyStageError {
     /// Something is not what was written.
     #[error("the disk does not give back what was written to it")]
     Tree(#[from] VerifyError),
+    /// The partition that was written cannot be the root.
+    #[error(transparent)]
+    GivenRoot(#[from] GivenRootError),
+    /// The root's device.
+    #[error("opening {device}")]
+    Open {
+        device: String,
+        #[source]
+        source: std::io::Error,
+    },
     /// The disk did not take its last writes.
     #[error("flushing the new file systems")]
     Sync(#[source] std::io::Error),
@@ -33,7 +43,8 @@ impl StageError for VerifyStageError {
     fn code(&self) -> &'static str {
         match self {
             Self::Tree(_) => "read-back",
-            Self::Sync(_) => "disk-sync",
+            Self::Sync(_) | Self::Open { .. } => "disk-sync",
+            Self::GivenRoot(_) => "mount",
             Self::Stopped(_) => "verify-internal",
         }
     }
@@ -42,7 +53,7 @@ impl StageError for VerifyStageError {
         match self {
             // A disk that lies once lies again.
             Self::Tree(_) | Self::Sync(_) => Recovery::Wait,
-            Self::Stopped(_) => Recovery::Retry,
+            Self::GivenRoot(_) | Self::Open { .. } | Self::Stopped(_) => Recovery::Retry,
         }
     }
 }
@@ -54,21 +65,57 @@ pub(crate) async fn run(
     traffic: TrafficCounts,
     reporter: &Reporter,
 ) -> Result<Done<VerifyReport>, VerifyStageError> {
+    let root = mounted.root().to_owned();
+    let read = move |toc: &Toc, progress: &(dyn Fn(u64) + Sync)| {
+        disk::flush_and_forget(&root).map_err(VerifyStageError::Sync)?;
+        verify_tree(&root, toc, progress).map_err(VerifyStageError::Tree)
+    };
+    let report = watched(toc, traffic, reporter, read).await?;
+    Ok(Done { value: report, detail: detail(&report) })
+}
+
+/// Reads back a root that came block by block, and mounts it.
+pub(crate) async fn run_on_blocks(
+    formatted: Formatted,
+    toc: Arc<Toc>,
+    traffic: TrafficCounts,
+    reporter: &Reporter,
+) -> Result<Done<Mounted>, VerifyStageError> {
+    let device = formatted.root_device();
+    let read = move |toc: &Toc, progress: &(dyn Fn(u64) + Sync)| {
+        let failed = |source| VerifyStageError::Open { device: device.display().to_string(), source };
+        let opened = std::fs::File::open(&device).map_err(failed)?;
+        verify_partition(&opened, toc, progress).map_err(VerifyStageError::Tree)
+    };
+    let report = watched(toc, traffic, reporter, read).await?;
+    let mounted = tokio::task::spawn_blocking(move || formatted.mount_given()).await??;
+    Ok(Done { value: mounted, detail: detail(&report) })
+}
+
+fn detail(report: &VerifyReport) -> String {
+    format!("{} bytes read back and right", report.bytes)
+}
+
+/// Reads on a thread of its own and tells how far it is.
+async fn watched(
+    toc: Arc<Toc>,
+    traffic: TrafficCounts,
+    reporter: &Reporter,
+    read: impl FnOnce(&Toc, &(dyn Fn(u64) + Sync)) -> Result<VerifyReport, VerifyStageError> + Send + 'static,
+) -> Result<VerifyReport, VerifyStageError> {
     let total_bytes = toc.frames().iter().map(|frame| u64::from(frame.raw_len)).sum();
     let done = Arc::new(AtomicU64::new(0));
     let count = Arc::clone(&done);
-    let root = mounted.root().to_owned();
     let mut reading = tokio::task::spawn_blocking(move || {
-        disk::flush_and_forget(&root).map_err(VerifyStageError::Sync)?;
         let progress = |bytes: u64| {
             count.fetch_add(bytes, Ordering::Relaxed);
         };
-        verify_tree(&root, &toc, &progress).map_err(VerifyStageError::Tree)
+        read(&toc, &progress)
     });
     let mut tick = tokio::time::interval(PROGRESS_EVERY);
-    let report = loop {
+    loop {
         tokio::select! {
-            ended = &mut reading => break ended??,
+            ended = &mut reading => return ended?,
             _ = tick.tick() => reporter.progress(Progress {
                 stage: Stage::Verify,
                 done_bytes: done.load(Ordering::Relaxed),
@@ -77,6 +124,5 @@ pub(crate) async fn run(
                 peers: 0,
             }),
         }
-    };
-    Ok(Done { value: report, detail: format!("{} bytes read back and right", done.load(Ordering::Relaxed)) })
+    }
 }

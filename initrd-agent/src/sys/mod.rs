@@ -2,6 +2,7 @@
 
 pub(crate) mod block;
 pub(crate) mod entropy;
+pub(crate) mod grow;
 pub(crate) mod interface;
 pub(crate) mod modules;
 pub(crate) mod packet;

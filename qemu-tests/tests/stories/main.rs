@@ -16,6 +16,7 @@ mod old_remains;
 mod older_image;
 mod other_systems;
 mod own_system;
+mod partition_image;
 mod secure_boot;
 mod server_killed_in_mid_fetch;
 mod two_disks;
@@ -77,7 +78,7 @@ const STORIES: [Story; 8] = [
 ];
 
 /// Those that take many minutes, or images of their own: `scripts/test --all` tells them.
-const SLOW_STORIES: [Story; 12] = [
+const SLOW_STORIES: [Story; 13] = [
     Story { name: "what a layout keeps survives a second deployment", tell: || Box::pin(kept_data::tell()) },
     Story {
         name: "an image of a cloud finds its seed, and cloud-init undoes nothing",
@@ -102,6 +103,10 @@ const SLOW_STORIES: [Story; 12] = [
     Story {
         name: "a running node on logical volumes becomes an image of one moment",
         tell: || Box::pin(captured_node::tell()),
+    },
+    Story {
+        name: "an image of a partition becomes a root as large as its disk",
+        tell: || Box::pin(partition_image::tell()),
     },
     Story {
         name: "a system in LUKS containers starts when the key is typed that the server tells",

@@ -10,13 +10,14 @@ mod frames;
 mod journal;
 mod reuse;
 mod workers;
+mod writer;
 
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use image_apply::{Applier, ApplyError};
+use image_apply::ApplyError;
 use image_format::{Manifest, Toc, TocError};
 use node_api::{Progress, Recovery, Stage, TrafficCounts};
 use swarm_net::{PeerEvent, StartError};
@@ -36,9 +37,11 @@ use frames::FrameTracker;
 use journal::Journal;
 use reuse::ReuseError;
 use workers::{FrameError, Workers};
+use writer::Writer;
 
 pub(crate) use journal::remove as remove_journal;
 pub(crate) use reuse::{Aside, run_beside};
+pub(crate) use writer::Place;
 
 const PROGRESS_EVERY: Duration = Duration::from_secs(1);
 /// Each record flushes the disk, so it is not for every container.
@@ -75,12 +78,27 @@ pub(crate) enum FetchError {
     /// The table itself.
     #[error("the image's table of contents is damaged although its pieces are right; make the image again")]
     Toc(#[from] TocError),
-    /// Making directories and inodes, or owners and times.
-    #[error("writing the image's files")]
+    /// Making directories and inodes, or owners and times; or a partition that is none.
+    #[error("writing the image")]
     Apply(#[from] ApplyError),
     /// One frame.
-    #[error("writing the image's files")]
+    #[error("writing the image")]
     Frame(#[from] FrameError),
+    /// The root's device.
+    #[error("opening {device}")]
+    Open {
+        device: String,
+        #[source]
+        source: std::io::Error,
+    },
+    /// The root's device has no room for the image of a partition.
+    #[error(
+        "{device} has {have} bytes, and the partition in the image has {needed}; make the layout's root larger"
+    )]
+    TooSmall { device: String, have: u64, needed: u64 },
+    /// There is no place for pieces.
+    #[error("the image of a partition has {0} MiB, and its pieces have to fit into memory")]
+    Memory(u64),
     /// Threads.
     #[error("starting the writing threads")]
     Threads(#[source] std::io::Error),
@@ -99,10 +117,11 @@ impl StageError for FetchError {
     fn code(&self) -> &'static str {
         match self {
             Self::Start(_) | Self::PeerEnded => "swarm-start",
-            Self::Room(_) => "disk-full",
+            Self::Room(_) | Self::TooSmall { .. } => "disk-full",
+            Self::Memory(_) => "memory",
             Self::Toc(_) => "image-toc",
             Self::Apply(_) | Self::Frame(FrameError::Apply { .. }) => "write-image",
-            Self::Journal(_) => "disk-write",
+            Self::Journal(_) | Self::Open { .. } => "disk-write",
             Self::Reuse(_) => "reuse",
             Self::TocRead(_) | Self::Frame(_) | Self::Threads(_) | Self::Stopped(_) => "fetch-internal",
         }
@@ -110,7 +129,7 @@ impl StageError for FetchError {
 
     fn recovery(&self) -> Recovery {
         match self {
-            Self::Room(_) | Self::Toc(_) => Recovery::Wait,
+            Self::Room(_) | Self::Toc(_) | Self::TooSmall { .. } | Self::Memory(_) => Recovery::Wait,
             _ => Recovery::Retry,
         }
     }
@@ -119,19 +138,27 @@ impl StageError for FetchError {
 /// Fetches and writes the whole image. Endless while nothing arrives, with messages.
 pub(crate) async fn run(
     joined: Joined,
-    root: &Path,
+    place: Place,
     offer: &Offer,
     session: &Session,
     reporter: &Reporter,
 ) -> Result<Done<Fetched>, FetchError> {
-    let mut peer = match joined {
-        Joined::Running(peer) => peer,
-        Joined::NeedsDisk => SwarmPeer::start(offer, session, cache_on_disk(root, offer)?).await?,
+    let mut peer = match (joined, &place) {
+        (Joined::Running(peer), _) => peer,
+        (Joined::NeedsDisk, Place::Tree(root)) => {
+            SwarmPeer::start(offer, session, cache_on_disk(root, offer)?).await?
+        }
+        (Joined::NeedsDisk, Place::Device(_)) => {
+            return Err(FetchError::Memory(offer.image.manifest.file_size >> 20));
+        }
     };
     let events = peer.events();
     let image_id = offer.image.manifest.image_id.to_string();
-    let journal = Journal::begin(root, &image_id).map_err(FetchError::Journal)?;
-    let fetch = Fetch { peer, offer, root, reporter, journal: Some(journal) };
+    let journal = match &place {
+        Place::Tree(root) => Some(Journal::begin(root, &image_id).map_err(FetchError::Journal)?),
+        Place::Device(_) => None,
+    };
+    let fetch = Fetch { peer, offer, place, reporter, journal };
     let (peer, toc) = fetch.run(events).await?;
     let table = read_table(peer.cache(), &offer.image.manifest)?;
     let (traffic, _) = peer.traffic();
@@ -162,9 +189,9 @@ fn read_table(cache: &PieceCache, manifest: &Manifest) -> Result<Vec<u8>, FetchE
 struct Fetch<'a> {
     peer: SwarmPeer,
     offer: &'a Offer,
-    root: &'a Path,
+    place: Place,
     reporter: &'a Reporter,
-    /// `None` while a thread writes it.
+    /// `None` while a thread writes it, and where there is no tree to keep it in.
     journal: Option<Journal>,
 }
 
@@ -194,8 +221,8 @@ impl Collecting {
     }
 }
 
-/// Reads the table of contents and makes directories and inodes from it.
-type Skeleton = JoinHandle<Result<(Arc<Toc>, Applier), FetchError>>;
+/// Reads the table of contents and makes from it what there is without any frame.
+type Skeleton = JoinHandle<Result<(Arc<Toc>, Writer), FetchError>>;
 
 /// What is written, and what still can be.
 struct Writing {
@@ -214,15 +241,15 @@ impl Fetch<'_> {
         mut self,
         mut events: mpsc::Receiver<PeerEvent>,
     ) -> Result<(SwarmPeer, Arc<Toc>), FetchError> {
-        let (toc, applier, verified) = self.read_toc(&mut events).await?;
-        let mut writing = self.begin_writing(toc, applier)?;
+        let (toc, writer, verified) = self.read_toc(&mut events).await?;
+        let mut writing = self.begin_writing(toc, writer)?;
         for piece in verified {
             writing.piece_verified(piece);
         }
         self.write_all(&mut writing, &mut events).await?;
         let Writing { toc, workers, .. } = writing;
         tokio::task::spawn_blocking(move || match workers.stop() {
-            Some(applier) => applier.finish().map(drop).map_err(FetchError::from),
+            Some(writer) => writer.finish().map_err(FetchError::from),
             None => Err(FetchError::PeerEnded),
         })
         .await??;
@@ -233,7 +260,7 @@ impl Fetch<'_> {
     async fn read_toc(
         &self,
         events: &mut mpsc::Receiver<PeerEvent>,
-    ) -> Result<(Arc<Toc>, Applier, Vec<u32>), FetchError> {
+    ) -> Result<(Arc<Toc>, Writer, Vec<u32>), FetchError> {
         let mut collecting = Collecting::new(toc_pieces(self.offer));
         let mut skeleton: Option<Skeleton> = None;
         let mut tick = tokio::time::interval(PROGRESS_EVERY);
@@ -244,9 +271,9 @@ impl Fetch<'_> {
                     if skeleton.is_some() =>
                 {
                     let Some(made) = made else { continue };
-                    let (toc, applier) = made??;
+                    let (toc, writer) = made??;
                     tracing::info!("table of contents: {} entries, {} frames", toc.entries().len(), toc.frames().len());
-                    return Ok((toc, applier, collecting.verified));
+                    return Ok((toc, writer, collecting.verified));
                 }
                 event = events.recv() => {
                     if let Some(piece) = self.take(event)? {
@@ -267,22 +294,22 @@ impl Fetch<'_> {
     fn make_skeleton(&self) -> Skeleton {
         let manifest = self.offer.image.manifest.clone();
         let cache = Arc::clone(self.peer.cache());
-        let root = self.root.to_owned();
+        let place = self.place.clone();
         tokio::task::spawn_blocking(move || {
             let compressed = read_table(&cache, &manifest)?;
             let toc = Arc::new(Toc::from_compressed(&compressed, &manifest)?);
-            let applier = Applier::begin(&root, Arc::clone(&toc))?;
-            Ok((toc, applier))
+            let writer = place.begin(&toc)?;
+            Ok((toc, writer))
         })
     }
 
-    fn begin_writing(&self, toc: Arc<Toc>, applier: Applier) -> Result<Writing, FetchError> {
+    fn begin_writing(&self, toc: Arc<Toc>, writer: Writer) -> Result<Writing, FetchError> {
         let manifest = &self.offer.image.manifest;
         let ranges = toc.frames().iter().map(image_format::FrameEntry::range);
         let tracker =
             FrameTracker::new(ranges, manifest.piece_count, manifest.piece_size, manifest.container_bytes);
         let (workers, outcomes) =
-            Workers::start(applier, &toc, self.peer.cache()).map_err(FetchError::Threads)?;
+            Workers::start(writer, &toc, self.peer.cache()).map_err(FetchError::Threads)?;
         Ok(Writing {
             toc,
             tracker,

@@ -20,7 +20,7 @@ use image_format::{DELTA_TABLE, FrameIndex, Manifest, Toc};
 use super::super::Done;
 use super::super::await_task::Accepted;
 use super::super::join::Joined;
-use super::{FetchError, Fetched};
+use super::{FetchError, Fetched, Place};
 use crate::api::{ImageRanges, Session};
 use crate::console::chain;
 use crate::failure::BackOff;
@@ -89,8 +89,8 @@ pub(crate) async fn run_beside(
     reporter: &Reporter,
 ) -> Result<Done<Fetched>, FetchError> {
     let delta = accepted.delta.as_ref().ok_or(ReuseError::NoDelta)?;
-    let place = aside.redeployment.delta_directory();
-    let fetched = super::run(joined, &place, delta, session, reporter).await;
+    let place = Place::Tree(aside.redeployment.delta_directory());
+    let fetched = super::run(joined, place, delta, session, reporter).await;
     let fetched = fetched.map_err(|error| ReuseError::Delta(Box::new(error)))?.value;
     let manifest = &accepted.full.image.manifest;
     let ranges = ImageRanges::new(session.clone(), manifest.image_id.to_string());

@@ -2,7 +2,10 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
 
-use image_format::{FileContent, MemoryImage, Metadata, Node, NodeKind, OwnerNames, Tree, build_in_memory};
+use image_format::{
+    DataExtent, FileContent, MemoryImage, Metadata, Node, NodeKind, OwnerNames, PARTITION_FILE, Tree,
+    build_in_memory,
+};
 use node_api::{SwarmSecret, SwarmTask};
 use swarm_net::{MemoryStore, Metainfo, Peer, PeerConfig, PieceSet};
 
@@ -26,24 +29,31 @@ fn files() -> BTreeMap<&'static str, Vec<u8>> {
     ])
 }
 
-fn build() -> MemoryImage {
+fn root() -> Node {
+    let metadata = Metadata { mode: 0o755, ..Metadata::default() };
+    let (names, xattrs) = (OwnerNames::default(), Vec::new());
+    Node { path: Vec::new(), metadata, names, xattrs, kind: NodeKind::Directory }
+}
+
+fn file(path: &[u8], content: FileContent) -> Node {
     let metadata = Metadata { mode: 0o644, ..Metadata::default() };
-    let root = Node {
-        path: Vec::new(),
-        metadata: Metadata { mode: 0o755, ..metadata },
-        names: OwnerNames::default(),
-        xattrs: Vec::new(),
-        kind: NodeKind::Directory,
-    };
+    Node { path: path.to_vec(), metadata, kind: NodeKind::File(content), ..root() }
+}
+
+/// Two stretches of data in a partition of 4 MiB.
+fn build_partition() -> MemoryImage {
+    let data = [(64 << 10, 1 << 20), (3 << 20, 8 << 10)];
+    let extents = data.map(|(offset, len)| DataExtent { offset, len }).to_vec();
+    let content = FileContent { size: 4 << 20, extents };
+    let tree = Tree::new(vec![root(), file(PARTITION_FILE, content)]).unwrap();
+    build_in_memory(&tree, &|_| vec![7; (1 << 20) + (8 << 10)], "partition").unwrap()
+}
+
+fn build() -> MemoryImage {
     let files = files();
-    let nodes = files.iter().map(|(name, bytes)| Node {
-        path: name.as_bytes().to_vec(),
-        metadata,
-        names: OwnerNames::default(),
-        xattrs: Vec::new(),
-        kind: NodeKind::File(FileContent::plain(bytes.len() as u64)),
-    });
-    let tree = Tree::new(std::iter::once(root).chain(nodes).collect()).unwrap();
+    let nodes =
+        files.iter().map(|(name, bytes)| file(name.as_bytes(), FileContent::plain(bytes.len() as u64)));
+    let tree = Tree::new(std::iter::once(root()).chain(nodes).collect()).unwrap();
     let contents = |index: usize| {
         let name = String::from_utf8(tree.nodes()[index].path.clone()).unwrap();
         files.get(name.as_str()).cloned().unwrap_or_default()
@@ -85,10 +95,17 @@ async fn seed(made: &MemoryImage, offer: &Offer) -> Peer {
 
 /// Fetches the image over loopback into a directory, with its pieces kept in `cache`.
 async fn fetch_into(root: &Path, cache: impl Fn(&Offer) -> Option<PieceCache>) -> Fetched {
-    let made = build();
+    fetch(&build(), Place::Tree(root.to_owned()), cache).await.unwrap()
+}
+
+async fn fetch(
+    made: &MemoryImage,
+    place: Place,
+    cache: impl Fn(&Offer) -> Option<PieceCache>,
+) -> Result<Fetched, FetchError> {
     let nowhere = SocketAddr::from(([127, 0, 0, 1], 9));
-    let seed = seed(&made, &offer(&made, nowhere)).await;
-    let offered = offer(&made, seed.local_addr());
+    let seed = seed(made, &offer(made, nowhere)).await;
+    let offered = offer(made, seed.local_addr());
     let session = Session::with_nobody();
     let cache = Arc::new(cache(&offered).unwrap_or_else(|| {
         PieceCache::in_memory(offered.image.manifest.file_size, offered.image.manifest.piece_size)
@@ -96,9 +113,9 @@ async fn fetch_into(root: &Path, cache: impl Fn(&Offer) -> Option<PieceCache>) -
     let listen = SocketAddr::from(([127, 0, 0, 1], 0));
     let peer = SwarmPeer::start_at(listen, &offered, &session, cache).await.unwrap();
     let reporter = Reporter::new(None);
-    let done = run(Joined::Running(peer), root, &offered, &session, &reporter).await.unwrap();
+    let done = run(Joined::Running(peer), place, &offered, &session, &reporter).await;
     seed.shutdown().await;
-    done.value
+    done.map(|done| done.value)
 }
 
 fn check_files(root: &Path) {
@@ -138,6 +155,37 @@ async fn image_too_large_for_memory_keeps_its_pieces_on_the_new_disk() {
     let mut first = [0; 4];
     fetched.peer.cache().read(0, &mut first).unwrap();
     fetched.peer.leave().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn image_of_a_partition_becomes_its_blocks_and_nothing_older_is_left_in_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let device = dir.path().join("device");
+    std::fs::write(&device, vec![0xff; 5 << 20]).unwrap();
+    let fetched = fetch(&build_partition(), Place::Device(device.clone()), |_| None).await.unwrap();
+    let found = std::fs::read(&device).unwrap();
+    let mut expected = vec![0; 4 << 20];
+    expected[64 << 10..(64 << 10) + (1 << 20)].fill(7);
+    expected[3 << 20..(3 << 20) + (8 << 10)].fill(7);
+    expected.resize(5 << 20, 0xff);
+    assert!(found == expected, "what lies behind the partition stays");
+    let read = std::fs::File::open(&device).unwrap();
+    let report = image_apply::verify_partition(&read, &fetched.toc, &|_| {}).unwrap();
+    assert_eq!(report.bytes, (1 << 20) + (8 << 10));
+    fetched.peer.leave().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn partition_that_does_not_fit_is_not_begun() {
+    let dir = tempfile::tempdir().unwrap();
+    let device = dir.path().join("device");
+    std::fs::write(&device, vec![0xff; 3 << 20]).unwrap();
+    let place = Place::Device(device.clone());
+    let Err(error) = fetch(&build_partition(), place, |_| None).await else { panic!("it was written") };
+    assert!(matches!(error, FetchError::TooSmall { have: 0x30_0000, needed: 0x40_0000, .. }), "{error}");
+    assert!(std::fs::read(&device).unwrap() == vec![0xff; 3 << 20]);
+    let files = fetch(&build(), Place::Device(device), |_| None).await;
+    assert!(matches!(files, Err(FetchError::Apply(ApplyError::NotPartition))));
 }
 
 #[test]

@@ -1,13 +1,14 @@
-//! Threads that turn frames into files: one for each processor, fed with frame numbers.
+//! Threads that turn frames into what is on the disk: one for each processor, fed with frame numbers.
 
 use std::sync::mpsc as blocking;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
-use image_apply::{Applier, ApplyError};
+use image_apply::ApplyError;
 use image_format::Toc;
 use tokio::sync::mpsc;
 
+use super::writer::Writer;
 use crate::pieces::PieceCache;
 
 /// Beyond it the disk is the limit, and each thread holds a frame in memory.
@@ -36,13 +37,13 @@ pub(crate) enum FrameError {
 pub(crate) struct Workers {
     frames: blocking::Sender<u32>,
     threads: Vec<JoinHandle<()>>,
-    applier: Arc<Applier>,
+    writer: Arc<Writer>,
 }
 
 struct Worker {
     frames: Arc<Mutex<blocking::Receiver<u32>>>,
     outcomes: mpsc::UnboundedSender<Result<u32, FrameError>>,
-    applier: Arc<Applier>,
+    writer: Arc<Writer>,
     toc: Arc<Toc>,
     cache: Arc<PieceCache>,
 }
@@ -50,28 +51,28 @@ struct Worker {
 impl Workers {
     /// Both queues are bounded by the number of frames, four bytes each.
     pub(crate) fn start(
-        applier: Applier,
+        writer: Writer,
         toc: &Arc<Toc>,
         cache: &Arc<PieceCache>,
     ) -> std::io::Result<(Self, mpsc::UnboundedReceiver<Result<u32, FrameError>>)> {
         let (frames, queue) = blocking::channel();
         let (outcomes, receiver) = mpsc::unbounded_channel();
         let queue = Arc::new(Mutex::new(queue));
-        let applier = Arc::new(applier);
+        let writer = Arc::new(writer);
         let count = std::thread::available_parallelism().map_or(1, usize::from).min(THREADS_MAX);
         let mut threads = Vec::with_capacity(count);
         for number in 0..count {
             let worker = Worker {
                 frames: Arc::clone(&queue),
                 outcomes: outcomes.clone(),
-                applier: Arc::clone(&applier),
+                writer: Arc::clone(&writer),
                 toc: Arc::clone(toc),
                 cache: Arc::clone(cache),
             };
             let thread = std::thread::Builder::new().name(format!("frames-{number}"));
             threads.push(thread.spawn(move || worker.run())?);
         }
-        Ok((Self { frames, threads, applier }, receiver))
+        Ok((Self { frames, threads, writer }, receiver))
     }
 
     /// Queues a frame whose pieces are all stored.
@@ -80,13 +81,13 @@ impl Workers {
         let _ = self.frames.send(frame);
     }
 
-    /// Waits for the threads and gives the applier back; `None` if a thread still holds it. Blocks.
-    pub(crate) fn stop(self) -> Option<Applier> {
+    /// Waits for the threads and gives the writer back; `None` if a thread still holds it. Blocks.
+    pub(crate) fn stop(self) -> Option<Writer> {
         drop(self.frames);
         for thread in self.threads {
             let _ = thread.join();
         }
-        Arc::into_inner(self.applier)
+        Arc::into_inner(self.writer)
     }
 }
 
@@ -110,6 +111,6 @@ impl Worker {
         let entry = self.toc.frame(index).ok_or_else(unknown)?;
         buffer.resize(usize::try_from(entry.len).map_err(|_| unknown())?, 0);
         self.cache.read(entry.offset, buffer).map_err(|source| FrameError::Read { frame, source })?;
-        self.applier.write_frame(index, buffer).map_err(|source| FrameError::Apply { frame, source })
+        self.writer.write_frame(index, buffer).map_err(|source| FrameError::Apply { frame, source })
     }
 }
