@@ -58,7 +58,7 @@ pub(crate) async fn install(node: &Node<'_>, accepted: &Accepted) -> Result<Inst
             verified(mounted, once(reporter, Stage::Fetch, fetching).await?, reporter).await?
         }
         Prepared::Aside(mounted, aside) => {
-            let fetching = fetch::run_beside(joined, aside, accepted, session, reporter);
+            let fetching = fetch::run_beside(joined, *aside, accepted, session, reporter);
             verified(mounted, once(reporter, Stage::Fetch, fetching).await?, reporter).await?
         }
     };

@@ -23,6 +23,11 @@ use crate::session::Session;
 const ADMIN_INSIDE: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
 /// From start to the first answer; the server hashes its image's pieces on the way.
 const ANSWERS_MAX: Duration = Duration::from_secs(120);
+/// A kernel word for emulated processors. They keep what they translated by its place in memory and by its address:
+/// where each start of a program has other addresses, the pages of the C library have thousands of translations each.
+/// All of them are looked at for every byte that overwrites such a page, as the next kernel does when it unpacks itself
+/// there after a reset; seen: 100 bytes a second, for more than ten minutes.
+pub(crate) const FIXED_ADDRESSES: &str = "norandmaps";
 /// Lines of the server's log that an error quotes.
 const QUOTED_LINES: usize = 15;
 
@@ -96,6 +101,7 @@ impl Server {
         let mut serve = network.command(&self.program);
         serve.args(["serve", "--interface", BRIDGE]);
         serve.arg("--admin").arg(ADMIN_INSIDE.to_string()).arg("--state").arg(&self.state);
+        serve.args(["--boot-arguments", FIXED_ADDRESSES]);
         if let Some(image) = &self.options.image {
             serve.arg("--image").arg(image);
         }

@@ -93,7 +93,7 @@ impl<'a> Checker<'a> {
             },
             boot_files: overrides.boot_files.clone().or_else(|| raw.boot.files.map(in_base)),
             boot_from_peers: raw.boot.from_peers.unwrap_or(false),
-            boot_arguments: self.boot_arguments(raw.boot.arguments),
+            boot_arguments: self.boot_arguments(raw.boot.arguments, overrides),
             layout,
             authorized_keys: self.authorized_keys(&raw.access.authorized_keys),
             linger_max_s: self.linger(raw.deploy.linger_max_s),
@@ -168,7 +168,13 @@ impl<'a> Checker<'a> {
         Some(name)
     }
 
-    fn boot_arguments(&mut self, arguments: Option<Spanned<String>>) -> String {
+    fn boot_arguments(&mut self, arguments: Option<Spanned<String>>, overrides: &Overrides) -> String {
+        if let Some(words) = &overrides.boot_arguments {
+            if let Some(problem) = boot_menu::kernel_words_problem(words) {
+                self.problem(None, format!("--boot-arguments: {problem}"));
+            }
+            return words.clone();
+        }
         let Some(arguments) = arguments else { return String::new() };
         if let Some(problem) = boot_menu::kernel_words_problem(arguments.get_ref()) {
             self.problem(Some(arguments.span()), format!("boot.arguments: {problem}"));

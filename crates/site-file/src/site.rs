@@ -164,6 +164,8 @@ pub struct Overrides {
     pub approve_all: bool,
     /// `--boot-files`.
     pub boot_files: Option<PathBuf>,
+    /// `--boot-arguments`, which are kernel words.
+    pub boot_arguments: Option<String>,
     /// `--trust`, each.
     pub trust: Vec<PathBuf>,
     /// `--allow-unsigned`.

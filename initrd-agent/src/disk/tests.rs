@@ -103,7 +103,8 @@ impl Machine {
     fn prepare(&self, layout: &Layout, fresh: u8) -> Mounted {
         let partitioned = self.open(layout, fresh).unwrap().partition().unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        Mounted::mount(runtime.block_on(make_file_systems(partitioned, &[], &[])).unwrap()).unwrap()
+        Mounted::mount(runtime.block_on(make_file_systems(partitioned, &[], RootFrom::Files(&[]))).unwrap())
+            .unwrap()
     }
 
     /// What every disk holds, as its device gives it.

@@ -1,6 +1,6 @@
 use std::io::Cursor;
 
-use image_format::{Mode, build_in_memory};
+use image_format::{Delta, Mode, build_in_memory};
 
 use super::*;
 
@@ -76,11 +76,16 @@ fn wrong_and_missing_signatures_stop_the_node() {
 }
 
 #[test]
-fn image_of_a_partition_is_refused() {
-    let made = make(|manifest| manifest.mode = Mode::Partition);
-    let error = check(&made.task, &made.trusted).unwrap_err();
+fn image_of_a_partition_is_taken_and_a_delta_image_leads_nowhere_alone() {
+    let partition = make(|manifest| manifest.mode = Mode::Partition);
+    assert_eq!(code(&partition.task, &partition.trusted), "accepted");
+    let delta = make(|manifest| {
+        manifest.mode = Mode::Delta;
+        manifest.delta = Some(Delta { base: manifest.image_id, image: manifest.image_id });
+    });
+    let error = check(&delta.task, &delta.trusted).unwrap_err();
     assert_eq!(error.code(), "image-manifest");
-    assert!(error.to_string().contains("is of a partition"), "{error}");
+    assert!(error.to_string().contains("is a delta image"), "{error}");
 }
 
 #[test]

@@ -90,7 +90,7 @@ pub(crate) enum Prepared {
     /// New file systems, empty.
     Empty(Mounted),
     /// New file systems beside a root that stayed, and what was in it.
-    Aside(Mounted, Aside),
+    Aside(Mounted, Box<Aside>),
     /// New file systems, and a device for a root that comes block by block.
     Blocks(Formatted),
 }
@@ -161,7 +161,7 @@ pub(crate) async fn run(
         (_, Some(table)) => {
             let mounted = Mounted::mount(formatted)?;
             let aside = put_aside(&mounted, table).await?;
-            Prepared::Aside(mounted, aside)
+            Prepared::Aside(mounted, Box::new(aside))
         }
     };
     Ok(Done { value: prepared, detail })

@@ -4,7 +4,6 @@ use std::fs::File;
 use std::os::fd::AsRawFd;
 
 use nix::errno::Errno;
-use nix::libc;
 
 /// `struct xfs_growfs_data` of xfs_fs.h.
 #[repr(C)]

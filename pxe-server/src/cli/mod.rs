@@ -86,6 +86,9 @@ struct ServeArguments {
     /// Directory with undionly.kpxe and snponly.efi, perhaps shimx64.efi and grubx64.efi
     #[arg(long, value_name = "DIR")]
     boot_files: Option<PathBuf>,
+    /// Words added to the agent's kernel command line, in place of the site file's
+    #[arg(long, value_name = "WORDS")]
+    boot_arguments: Option<String>,
     /// Minisign public key that may sign images, beside those in DIR/trusted
     #[arg(long, value_name = "FILE.pub")]
     trust: Vec<PathBuf>,
@@ -167,6 +170,7 @@ fn serve(arguments: ServeArguments) -> Result<()> {
         images: arguments.images,
         approve_all: arguments.approve_all,
         boot_files: arguments.boot_files,
+        boot_arguments: arguments.boot_arguments,
         trust: arguments.trust,
         allow_unsigned: arguments.allow_unsigned,
         leave_signatures_to_nodes: arguments.leave_signatures_to_nodes,

@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use qemu_tests::command::{output, say_and_run};
+use qemu_tests::command::{output, run};
 use qemu_tests::image::debian_12;
 use qemu_tests::{Bus, FirmwareKind, Lab, LabOptions, Nic, Node, Stage, gib};
 
@@ -29,7 +29,7 @@ pub(crate) async fn tell() -> Result<()> {
     let captured = dir.path().join("blocks.esir");
     let mut capture = Command::new(&options.programs.image_tools);
     capture.arg("capture").arg("--partition").arg(&partition).arg("-o").arg(&captured);
-    say_and_run(capture.arg("--sign").arg(&image.secret_key))?;
+    run(capture.arg("--sign").arg(&image.secret_key))?;
     options.server.image = Some(captured);
     let lab = Lab::start(options).await?;
     let node = node(&lab)?;
@@ -69,7 +69,7 @@ async fn deploys(lab: &Lab, node: &Node) -> Result<Duration> {
 fn make_partition(tree: &Path, partition: &Path) -> Result<String> {
     let mut make = Command::new("mke2fs");
     make.args(["-q", "-t", "ext4", "-d"]).arg(tree).arg(partition).arg(SIZE);
-    say_and_run(&mut make)?;
+    run(&mut make)?;
     let mut ask = Command::new("blkid");
     let uuid = output(ask.args(["-p", "-s", "UUID", "-o", "value"]).arg(partition))?;
     Ok(uuid.trim().to_owned())

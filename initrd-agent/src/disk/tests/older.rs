@@ -101,7 +101,7 @@ fn older_system_stays_and_nothing_starts_it_any_more() {
         assert_eq!(bytes_at(&machine, MIB, 4), [0; 4], "and GRUB is gone");
         assert_eq!(bytes_at(&machine, 510, 2), [0x55, 0xaa], "the protective table is still one");
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let formatted = runtime.block_on(make_file_systems(partitioned, &[], &[])).unwrap();
+        let formatted = runtime.block_on(make_file_systems(partitioned, &[], RootFrom::Files(&[]))).unwrap();
         let mounted = Mounted::mount(formatted).unwrap();
         assert_eq!(fs::read(mounted.root().join("os")).unwrap(), b"system");
         let mut blkid = Command::new("blkid");
