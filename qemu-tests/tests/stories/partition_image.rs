@@ -1,5 +1,5 @@
-//! An image of a partition becomes a node's root block by block, as large as its disk, and no slower node is made of the
-//! same files.
+//! An image of a partition becomes a node's root block by block, as large as its disk; how long that takes is said beside
+//! the time of the same system file by file.
 
 use std::path::Path;
 use std::process::Command;
