@@ -73,6 +73,7 @@ pub(crate) async fn install(node: &Node<'_>, accepted: &Accepted) -> Result<Inst
     Ok(Installed { peer, mounted })
 }
 
+/// Reads the files back that were written.
 async fn verified(
     mounted: Mounted,
     fetched: Fetched,

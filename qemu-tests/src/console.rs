@@ -22,8 +22,6 @@ pub use shell::{Output, Shell};
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// Firmware polls the line and tells keys of several bytes from single ones by the pause after them.
 const BETWEEN_KEYS: Duration = Duration::from_millis(400);
-/// A console that says nothing for so long may wait for somebody to press Return.
-const SILENT_FOR: Duration = Duration::from_secs(45);
 /// Lines of console that an error quotes.
 const QUOTED_LINES: usize = 25;
 
@@ -91,22 +89,6 @@ impl Console {
                 bail!("console did not show {words:?} within {} s; it ends:\n{tail}", within.as_secs());
             }
             sleep(LOOK_EVERY).await;
-        }
-    }
-
-    /// As [`Self::wait_for`] for a prompt, with Return pressed now and then while a running kernel says nothing, as a
-    /// person would do: what the kernel says can stand in the middle of a prompt, which is then not found.
-    async fn wait_for_prompt(&self, prompt: &str, until: Instant) -> Result<()> {
-        loop {
-            let heard = self.text_since_power_on();
-            let left = until.saturating_duration_since(Instant::now());
-            let found = self.wait_for(&[prompt], left.min(SILENT_FOR)).await;
-            if found.is_ok() || left <= SILENT_FOR {
-                return found.map(|_| ());
-            }
-            if heard == self.text_since_power_on() && heard.contains("Linux version") {
-                self.types(&[keys::ENTER]).await?;
-            }
         }
     }
 

@@ -173,8 +173,7 @@ async fn ask(node: &Node, system: &mut InstalledSystem) -> Result<Resident> {
 }
 
 async fn ask_over_ssh(lab: &Lab, node: &Node, address: Ipv4Addr, image: &TestImage) -> Result<String> {
-    let installed = node.view().await?.and_then(|view| view.installed);
-    let host_keys = installed.map(|installed| installed.host_keys).unwrap_or_default();
-    ensure!(!host_keys.is_empty(), "the server knows no host keys of {}", node.name());
-    lab.ssh(&image.ssh_key, address, &host_keys, "uname -r").await
+    let view = node.view().await?.context("the server does not answer")?;
+    ensure!(!view.host_keys().is_empty(), "the server knows no host keys of {}", node.name());
+    lab.ssh(&image.ssh_key, address, view.host_keys(), "uname -r").await
 }

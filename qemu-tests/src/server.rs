@@ -18,16 +18,12 @@ use crate::admin::Admin;
 use crate::image::BootBundle;
 use crate::net::{BRIDGE, Network};
 use crate::session::Session;
+use crate::vm::FIXED_ADDRESSES;
 
 /// Where the server offers its admin API inside the namespace.
 const ADMIN_INSIDE: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
 /// From start to the first answer; the server hashes its image's pieces on the way.
 const ANSWERS_MAX: Duration = Duration::from_secs(120);
-/// A kernel word for emulated processors. They keep what they translated by its place in memory and by its address:
-/// where each start of a program has other addresses, the pages of the C library have thousands of translations each.
-/// All of them are looked at for every byte that overwrites such a page, as the next kernel does when it unpacks itself
-/// there after a reset; seen: 100 bytes a second, for more than ten minutes.
-pub(crate) const FIXED_ADDRESSES: &str = "norandmaps";
 /// Lines of the server's log that an error quotes.
 const QUOTED_LINES: usize = 15;
 

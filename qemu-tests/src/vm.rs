@@ -28,6 +28,11 @@ pub const OVMF_VARS: &str = "/usr/share/OVMF/OVMF_VARS_4M.fd";
 pub const OVMF_SECURE_CODE: &str = "/usr/share/OVMF/OVMF_CODE_4M.ms.fd";
 /// Its variable store with Microsoft's keys enrolled and Secure Boot on.
 pub const OVMF_SECURE_VARS: &str = "/usr/share/OVMF/OVMF_VARS_4M.ms.fd";
+/// A kernel word for emulated processors. They keep what they translated by its place in memory and by its address:
+/// where each start of a program has other addresses, the pages of the C library have thousands of translations each.
+/// All of them are looked at for every byte that overwrites such a page, as the next kernel does when it unpacks itself
+/// there after a reset; seen: 100 bytes a second.
+pub(crate) const FIXED_ADDRESSES: &str = "norandmaps";
 
 /// A network card.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

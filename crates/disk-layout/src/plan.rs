@@ -288,6 +288,15 @@ impl Plan {
         self.file_systems.iter().find(|one| one.role == role)
     }
 
+    /// The same plan for a root that comes block by block, with a UUID of its own.
+    #[must_use]
+    pub fn with_root(mut self, root: Uuid) -> Self {
+        for one in self.file_systems.iter_mut().filter(|one| one.role == PartitionRole::Root) {
+            one.id = FsId::Uuid(root);
+        }
+        self
+    }
+
     /// Which file system holds a path of the installed system, and where in it, as a boot loader sees it that knows
     /// no mounts: `/boot/grub` may be `/@/boot/grub` of a btrfs or `/grub` of a boot partition.
     #[must_use]

@@ -5,12 +5,13 @@ use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
 use image_format::{EntryIndex, Extent, FrameError, FrameIndex, Toc, decompress_frame};
 
 use crate::beneath::{self, Parents};
+use crate::buffers::Buffers;
 use crate::finish;
 use crate::flush::Flusher;
 use crate::reuse::{self, Reused, Source};
@@ -35,8 +36,7 @@ pub struct Applier {
     placed: HashSet<EntryIndex>,
     frames: Vec<FrameState>,
     bytes: AtomicU64,
-    /// Uncompressed frames that nobody uses at the moment; as many as threads ever were in at once.
-    buffers: Mutex<Vec<Vec<u8>>>,
+    buffers: Buffers,
     flusher: Flusher,
 }
 
@@ -184,7 +184,7 @@ impl Applier {
         };
         let frames = toc.frame_indices().map(state).collect();
         let flusher = Flusher::start(root.as_fd()).map_err(ApplyError::Root)?;
-        let (bytes, buffers) = (AtomicU64::new(0), Mutex::default());
+        let (bytes, buffers) = (AtomicU64::new(0), Buffers::default());
         Ok(Self { root, toc, skeleton, placed, frames, bytes, buffers, flusher })
     }
 
@@ -196,7 +196,7 @@ impl Applier {
         let unknown = || ApplyError::UnknownFrame(index.get());
         let frame = self.toc.frame(index).ok_or_else(unknown)?;
         let state = self.frames.get(index.get() as usize).ok_or_else(unknown)?;
-        let mut raw = self.take_buffer();
+        let mut raw = self.buffers.take();
         decompress_frame(frame, compressed, &mut raw)
             .map_err(|source| ApplyError::Frame { frame: index.get(), source })?;
         let again = state.begun.swap(true, Ordering::AcqRel);
@@ -208,7 +208,7 @@ impl Applier {
             }
             self.write_file(&mut parents, of_one_file, &raw, again)?;
         }
-        self.return_buffer(raw);
+        self.buffers.put_back(raw);
         if !state.written.swap(true, Ordering::AcqRel) {
             let bytes = extents.iter().map(|extent| u64::from(extent.len)).sum();
             self.bytes.fetch_add(bytes, Ordering::Relaxed);
@@ -274,13 +274,5 @@ impl Applier {
             return Ok(());
         }
         finish::set_opened(&file, &entry.metadata, self.toc.xattrs(entry)).map_err(failed(Doing::Finishing))
-    }
-
-    fn take_buffer(&self) -> Vec<u8> {
-        self.buffers.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default()
-    }
-
-    fn return_buffer(&self, buffer: Vec<u8>) {
-        self.buffers.lock().unwrap_or_else(PoisonError::into_inner).push(buffer);
     }
 }

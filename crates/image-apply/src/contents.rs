@@ -2,7 +2,7 @@
 
 use std::io;
 use std::ops::Range;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
 use image_format::Hash;
 use rustix::fs::SeekFrom;
@@ -39,20 +39,36 @@ pub(crate) fn compare(
     expected: Option<Hash>,
     buffer: &mut [u8],
 ) -> Result<u64, Unlike> {
+    let bytes = compare_data(file.as_fd(), data.clone(), expected, buffer, &|_| {})?;
+    let mut end = 0;
+    for range in data.chain(std::iter::once(size..size)) {
+        check_hole(file, end..range.start, buffer)?;
+        end = range.end;
+    }
+    Ok(bytes)
+}
+
+/// As [`compare`] without a look at what lies beside the data. `progress` gets the bytes as they are read.
+///
+/// # Errors
+/// See [`Unlike`].
+pub(crate) fn compare_data(
+    file: BorrowedFd<'_>,
+    data: impl Iterator<Item = Range<u64>>,
+    expected: Option<Hash>,
+    buffer: &mut [u8],
+    progress: &dyn Fn(u64),
+) -> Result<u64, Unlike> {
     let mut hasher = blake3::Hasher::new();
-    for range in data.clone() {
+    for range in data {
         read_range(file, range, buffer, |bytes| {
             hasher.update(bytes);
+            progress(bytes.len() as u64);
             Ok(())
         })?;
     }
     if expected.is_some_and(|expected| expected != Hash::from(hasher.finalize())) {
         return Err(Unlike::Contents);
-    }
-    let mut end = 0;
-    for range in data.chain(std::iter::once(size..size)) {
-        check_hole(file, end..range.start, buffer)?;
-        end = range.end;
     }
     Ok(hasher.count())
 }
@@ -67,7 +83,7 @@ fn check_hole(file: &OwnedFd, hole: Range<u64>, buffer: &mut [u8]) -> Result<(),
             Err(error) => return Err(error.into()),
         };
         let data_end = rustix::fs::seek(file, SeekFrom::Hole(data))?.min(hole.end);
-        read_range(file, data..data_end, buffer, |bytes| {
+        read_range(file.as_fd(), data..data_end, buffer, |bytes| {
             if bytes.iter().all(|&byte| byte == 0) { Ok(()) } else { Err(Unlike::DataInHole) }
         })?;
         at = data_end;
@@ -76,7 +92,7 @@ fn check_hole(file: &OwnedFd, hole: Range<u64>, buffer: &mut [u8]) -> Result<(),
 }
 
 fn read_range(
-    file: &OwnedFd,
+    file: BorrowedFd<'_>,
     range: Range<u64>,
     buffer: &mut [u8],
     mut each: impl FnMut(&[u8]) -> Result<(), Unlike>,

@@ -8,6 +8,7 @@
 
 mod applier;
 mod beneath;
+mod buffers;
 mod contents;
 mod finish;
 mod flush;

@@ -4,20 +4,18 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
 use image_format::{
-    DataExtent, EntryIndex, EntryKind, FileContent, FrameIndex, Hash, NodeKind, PARTITION_FILE, Toc,
-    decompress_frame,
+    EntryIndex, EntryKind, FileContent, FrameIndex, Hash, NodeKind, PARTITION_FILE, Toc, decompress_frame,
 };
 use rustix::fs::{Advice, FallocateFlags};
 
 use crate::applier::ApplyError;
-use crate::verify::{VerifyError, VerifyReport};
-
-/// Bytes read at once while reading back.
-const READ_BYTES: usize = 1 << 20;
+use crate::buffers::Buffers;
+use crate::contents::compare_data;
+use crate::verify::{Mismatch, READ_BYTES, VerifyError, VerifyReport};
 
 /// Writes the image of a partition to a device, or to a file that stands for one.
 ///
@@ -31,8 +29,7 @@ pub struct PartitionWriter {
     toc: Arc<Toc>,
     content: FileContent,
     written: Vec<AtomicBool>,
-    /// Uncompressed frames that nobody uses at the moment.
-    buffers: Mutex<Vec<Vec<u8>>>,
+    buffers: Buffers,
 }
 
 impl PartitionWriter {
@@ -43,7 +40,7 @@ impl PartitionWriter {
     pub fn begin(target: File, toc: Arc<Toc>) -> Result<Self, ApplyError> {
         let (content, _) = content(&toc).ok_or(ApplyError::NotPartition)?;
         let written = toc.frame_indices().map(|_| AtomicBool::new(false)).collect();
-        Ok(Self { target, toc, content, written, buffers: Mutex::default() })
+        Ok(Self { target, toc, content, written, buffers: Buffers::default() })
     }
 
     /// Bytes of the partition that the image was made of.
@@ -78,7 +75,7 @@ impl PartitionWriter {
         let unknown = || ApplyError::UnknownFrame(index.get());
         let frame = self.toc.frame(index).ok_or_else(unknown)?;
         let written = self.written.get(index.get() as usize).ok_or_else(unknown)?;
-        let mut raw = self.buffers().pop().unwrap_or_default();
+        let mut raw = self.buffers.take();
         decompress_frame(frame, compressed, &mut raw)
             .map_err(|source| ApplyError::Frame { frame: index.get(), source })?;
         for extent in self.toc.frame_extents(index) {
@@ -86,7 +83,7 @@ impl PartitionWriter {
             let data = raw.get(from..from + extent.len as usize).unwrap_or_default();
             self.target.write_all_at(data, extent.file_offset).map_err(failed("writing"))?;
         }
-        self.buffers().push(raw);
+        self.buffers.put_back(raw);
         written.store(true, Ordering::Release);
         Ok(())
     }
@@ -104,10 +101,6 @@ impl PartitionWriter {
         self.target.sync_all().map_err(ApplyError::Sync)?;
         Ok(self.target)
     }
-
-    fn buffers(&self) -> std::sync::MutexGuard<'_, Vec<Vec<u8>>> {
-        self.buffers.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 /// Reads the data of a partition back and compares its hash. What lies in the image's holes is not looked at.
@@ -120,43 +113,18 @@ pub fn verify_partition(
     toc: &Toc,
     progress: &dyn Fn(u64),
 ) -> Result<VerifyReport, VerifyError> {
-    let path = || String::from_utf8_lossy(PARTITION_FILE).into_owned();
-    let differs = |what: &str| VerifyError::Different { path: path(), what: what.to_owned() };
-    let (content, expected) = content(toc).ok_or_else(|| differs("it is an image of files"))?;
-    let unreadable = |source: io::Error| VerifyError::Unreadable { path: path(), source };
-    // What is still in memory proves nothing about the disk.
-    rustix::fs::fadvise(target.as_fd(), 0, None, Advice::DontNeed)
-        .map_err(|error| unreadable(error.into()))?;
-    let mut hasher = blake3::Hasher::new();
-    let mut buffer = vec![0; READ_BYTES];
-    for extent in &content.extents {
-        read_extent(target, extent, &mut buffer, &mut hasher, progress).map_err(unreadable)?;
-    }
-    let bytes = hasher.count();
-    match expected {
-        Some(expected) if expected != Hash::from(hasher.finalize()) => Err(differs("its contents")),
-        _ => Ok(VerifyReport { entries: 1, bytes }),
-    }
+    read_back(target, toc, progress)
+        .map_err(|mismatch| mismatch.of(String::from_utf8_lossy(PARTITION_FILE).into_owned()))
 }
 
-fn read_extent(
-    target: &File,
-    extent: &DataExtent,
-    buffer: &mut [u8],
-    hasher: &mut blake3::Hasher,
-    progress: &dyn Fn(u64),
-) -> io::Result<()> {
-    let end = extent.offset + extent.len;
-    let mut at = extent.offset;
-    while at < end {
-        let wanted = usize::try_from(end - at).unwrap_or(usize::MAX).min(buffer.len());
-        let part = buffer.get_mut(..wanted).unwrap_or_default();
-        target.read_exact_at(part, at)?;
-        hasher.update(part);
-        progress(wanted as u64);
-        at += wanted as u64;
-    }
-    Ok(())
+fn read_back(target: &File, toc: &Toc, progress: &dyn Fn(u64)) -> Result<VerifyReport, Mismatch> {
+    let (content, expected) =
+        content(toc).ok_or_else(|| Mismatch::Different("the image is one of files".to_owned()))?;
+    // What is still in memory proves nothing about the disk.
+    rustix::fs::fadvise(target, 0, None, Advice::DontNeed)?;
+    let data = content.extents.iter().map(|extent| extent.offset..extent.offset + extent.len);
+    let bytes = compare_data(target.as_fd(), data, expected, &mut vec![0; READ_BYTES], progress)?;
+    Ok(VerifyReport { entries: 1, bytes })
 }
 
 /// The data of the only file of an image of a partition, and its hash; `None` for any other image.

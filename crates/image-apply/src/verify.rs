@@ -20,7 +20,7 @@ const THREADS_MAX: usize = 8;
 /// Entries that a thread takes at once.
 const ENTRIES_AT_ONCE: usize = 64;
 /// Bytes read at once; one buffer per thread.
-const READ_BYTES: usize = 1 << 20;
+pub(crate) const READ_BYTES: usize = 1 << 20;
 /// Attributes that the running system adds by itself to what it makes.
 const ADDED_BY_SYSTEM: [&[u8]; 3] = [b"security.selinux", b"security.ima", b"security.evm"];
 
@@ -122,9 +122,21 @@ struct World<'a> {
 }
 
 /// Why an entry is not equal.
-enum Mismatch {
+pub(crate) enum Mismatch {
     Different(String),
     Unreadable(io::Error),
+}
+
+impl Mismatch {
+    pub(crate) fn of(self, path: String) -> VerifyError {
+        match self {
+            Self::Different(what) => VerifyError::Different { path, what },
+            Self::Unreadable(source) if source.kind() == io::ErrorKind::NotFound => {
+                VerifyError::Different { path, what: "it is not there".to_owned() }
+            }
+            Self::Unreadable(source) => VerifyError::Unreadable { path, source },
+        }
+    }
 }
 
 impl From<io::Error> for Mismatch {
@@ -175,13 +187,7 @@ impl World<'_> {
 
     fn fail(&self, index: EntryIndex, mismatch: Mismatch) {
         let path = String::from_utf8_lossy(&self.toc.path(index)).into_owned();
-        let failure = match mismatch {
-            Mismatch::Different(what) => VerifyError::Different { path, what },
-            Mismatch::Unreadable(source) if source.kind() == io::ErrorKind::NotFound => {
-                VerifyError::Different { path, what: "it is not there".to_owned() }
-            }
-            Mismatch::Unreadable(source) => VerifyError::Unreadable { path, source },
-        };
+        let failure = mismatch.of(path);
         self.stop.store(true, Ordering::Relaxed);
         if let Ok(mut first) = self.failure.lock() {
             first.get_or_insert(failure);

@@ -168,18 +168,15 @@ impl<'a> Checker<'a> {
         Some(name)
     }
 
-    fn boot_arguments(&mut self, arguments: Option<Spanned<String>>, overrides: &Overrides) -> String {
-        if let Some(words) = &overrides.boot_arguments {
+    fn boot_arguments(&mut self, of_file: Option<Spanned<String>>, overrides: &Overrides) -> String {
+        let of_file = of_file.map(|words| ("boot.arguments", Some(words.span()), words.into_inner()));
+        let given = overrides.boot_arguments.clone().map(|words| ("--boot-arguments", None, words));
+        for (key, span, words) in [&of_file, &given].into_iter().flatten() {
             if let Some(problem) = boot_menu::kernel_words_problem(words) {
-                self.problem(None, format!("--boot-arguments: {problem}"));
+                self.problem(span.clone(), format!("{key}: {problem}"));
             }
-            return words.clone();
         }
-        let Some(arguments) = arguments else { return String::new() };
-        if let Some(problem) = boot_menu::kernel_words_problem(arguments.get_ref()) {
-            self.problem(Some(arguments.span()), format!("boot.arguments: {problem}"));
-        }
-        arguments.into_inner()
+        given.or(of_file).map(|(.., words)| words).unwrap_or_default()
     }
 
     fn layout(&mut self, layout: Option<Spanned<Layout>>) -> Layout {

@@ -92,6 +92,18 @@ fn words_that_a_boot_script_cannot_carry_are_named_with_their_line() {
 }
 
 #[test]
+fn words_of_the_command_line_take_the_place_of_the_file_s_and_both_are_checked() {
+    let given = |words: &str| Overrides { boot_arguments: Some(words.into()), ..overrides() };
+    let site = parsed("[boot]\narguments = 'quiet'\n", None, &given("norandmaps")).unwrap();
+    assert_eq!(site.boot_arguments, "norandmaps");
+    assert_eq!(parsed("[boot]\narguments = 'quiet'\n", None, &overrides()).unwrap().boot_arguments, "quiet");
+    let problems = parsed("[boot]\narguments = 'a;b'\n", None, &given("c;d")).unwrap_err().0;
+    let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
+    assert_eq!(problems.len(), 2, "{problems:?}");
+    assert!(problems.iter().any(|problem| problem.contains("--boot-arguments: ")), "{problems:?}");
+}
+
+#[test]
 fn what_a_terminal_would_obey_is_not_said_to_it() {
     check(
         "[[node]]\nmac = '52:54:00:00:00:01'\nname = \"\\u001b[2J\\n\"\n",

@@ -11,6 +11,9 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 
+/// linux/magic.h
+const BTRFS_SUPER_MAGIC: i64 = 0x9123_683E;
+const XFS_SUPER_MAGIC: i64 = 0x5846_5342;
 /// Inode number of a subvolume's root.
 const SUBVOLUME_INODE: u64 = 256;
 /// What changes while the node is read has to fit into a snapshot of LVM: so much must be free in the group.
@@ -41,12 +44,10 @@ struct Volume {
 impl Snapshot {
     /// `None` where there is none to be had. If one that should be there cannot be taken, that is said too.
     pub(super) fn take(root: &Path) -> Option<Self> {
-        let taken = match on_btrfs(root) {
-            Some(true) => Self::of_subvolume(root),
-            _ => match logical_volume(root) {
-                Some(device) => Self::of_volume(root, &device),
-                None => return None,
-            },
+        let taken = match logical_volume(root) {
+            Some(device) => Self::of_volume(root, &device),
+            None if is_subvolume(root) => Self::of_subvolume(root),
+            None => return None,
         };
         taken.map_err(|error| eprintln!("no snapshot: {error:#}")).ok()
     }
@@ -82,7 +83,7 @@ impl Snapshot {
         made.with_context(|| format!("making {}", snapshot.path.display()))?;
         snapshot.undo.push(Undo(command("rmdir", &[&snapshot.path])));
         // XFS refuses a second file system with the same UUID.
-        let mount = if is_xfs(root) { "mount -o ro,nouuid" } else { "mount -o ro" };
+        let mount = if is_of_kind(root, XFS_SUPER_MAGIC) { "mount -o ro,nouuid" } else { "mount -o ro" };
         run(&command(mount, &[&device, &snapshot.path]))?;
         snapshot.undo.push(Undo(command("umount", &[&snapshot.path])));
         Ok(snapshot)
@@ -132,17 +133,14 @@ impl Volume {
     }
 }
 
-/// Whether a root is on btrfs, and there the root of a subvolume.
-fn on_btrfs(root: &Path) -> Option<bool> {
-    const BTRFS_SUPER_MAGIC: i64 = 0x9123_683E;
-    let file_system = rustix::fs::statfs(root).ok()?;
-    let inode = rustix::fs::stat(root).ok()?.st_ino;
-    (file_system.f_type == BTRFS_SUPER_MAGIC).then_some(inode == SUBVOLUME_INODE)
+/// Whether a root is that of a subvolume of btrfs.
+fn is_subvolume(root: &Path) -> bool {
+    is_of_kind(root, BTRFS_SUPER_MAGIC)
+        && rustix::fs::stat(root).is_ok_and(|about| about.st_ino == SUBVOLUME_INODE)
 }
 
-fn is_xfs(root: &Path) -> bool {
-    const XFS_SUPER_MAGIC: i64 = 0x5846_5342;
-    rustix::fs::statfs(root).is_ok_and(|file_system| file_system.f_type == XFS_SUPER_MAGIC)
+fn is_of_kind(root: &Path, magic: i64) -> bool {
+    rustix::fs::statfs(root).is_ok_and(|file_system| file_system.f_type == magic)
 }
 
 /// The volume that a file system lies on, if it lies directly on one.

@@ -2,20 +2,15 @@
 //! system's root, as large as its device.
 
 use std::fs::File;
-use std::os::unix::fs::FileExt as _;
+use std::io::{self, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use disk_layout::{FileSystem, PartitionRole, Plan};
-use nix::errno::Errno;
-use uuid::Uuid;
 
 use super::format::Formatted;
 use super::mounts::{MountError, Mounted};
-use super::older::superblock;
+use super::superblock::{uuid_of, xfs_inode_percent};
 use crate::sys::grow;
-
-/// Where the superblock of XFS says how much of it inodes may take, percent.
-const XFS_IMAXPCT_AT: u64 = 127;
 
 /// Why the image's partition cannot be the root.
 #[derive(Debug, thiserror::Error)]
@@ -33,7 +28,7 @@ pub(crate) enum GivenRootError {
     Unsound { device: String, kind: &'static str },
     /// Its superblock.
     #[error("reading the superblock of /dev/{0}")]
-    Superblock(String, #[source] std::io::Error),
+    Superblock(String, #[source] io::Error),
     /// The file systems.
     #[error(transparent)]
     Mount(#[from] MountError),
@@ -72,41 +67,33 @@ impl Formatted {
     /// # Errors
     /// It is no file system of the planned kind, or cannot be mounted. That it does not grow is only said.
     pub(crate) fn mount_given(self) -> Result<Mounted, GivenRootError> {
-        let device = self.root_device();
-        let Some((name, fs)) =
-            self.plan.file_system(PartitionRole::Root).map(|root| (root.device.clone(), root.fs))
-        else {
-            return Err(MountError::NoRoot.into());
-        };
+        let root = self.plan.file_system(PartitionRole::Root).ok_or(MountError::NoRoot)?;
+        let (name, fs) = (root.device.clone(), root.fs);
         let failed = |error| GivenRootError::Superblock(name.clone(), error);
-        let opened = File::open(&device).map_err(failed)?;
-        let uuid: Option<Uuid> = superblock(&opened, fs).map_err(failed)?;
+        let device = File::open(self.root_device()).map_err(failed)?;
+        let uuid = uuid_of(&device, fs).map_err(failed)?;
         let uuid = uuid.ok_or_else(|| GivenRootError::Unsound { device: name.clone(), kind: fs.word() })?;
-        let bytes = std::io::Seek::seek(&mut &opened, std::io::SeekFrom::End(0)).map_err(failed)?;
-        let mut inode_percent = [0];
-        opened.read_exact_at(&mut inode_percent, XFS_IMAXPCT_AT).map_err(failed)?;
-        drop(opened);
-        let mounted = Mounted::mount(Formatted { plan: self.plan.with_root(uuid) })?;
-        match let_grow(mounted.root(), fs, bytes, inode_percent[0]) {
-            Ok(()) => tracing::info!("/dev/{name}: {} {uuid} has {} MiB", fs.word(), bytes >> 20),
+        let mounted = Mounted::mount(Self { plan: self.plan.with_root(uuid) })?;
+        match let_grow(mounted.root(), &device, fs) {
+            Ok(bytes) => tracing::info!("/dev/{name}: {} {uuid} has {} MiB", fs.word(), bytes >> 20),
             Err(error) => tracing::warn!("/dev/{name} stays as small as in the image: {error}"),
         }
         Ok(mounted)
     }
 }
 
-/// Makes the file system of a mounted root as large as its device.
-fn let_grow(root: &Path, fs: FileSystem, bytes: u64, xfs_inode_percent: u8) -> Result<(), Errno> {
-    let opened =
-        File::open(root).map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or_default()))?;
-    let block_bytes = rustix::fs::fstatvfs(&opened).map_or(0, |about| about.f_frsize);
-    let blocks = bytes.checked_div(block_bytes).ok_or(Errno::EINVAL)?;
+/// Makes the file system of a mounted root as large as its device, and says how large that is in bytes.
+fn let_grow(root: &Path, mut device: &File, fs: FileSystem) -> io::Result<u64> {
+    let bytes = device.seek(SeekFrom::End(0))?;
+    let root = File::open(root)?;
+    let blocks = bytes / rustix::fs::fstatvfs(&root)?.f_frsize.max(1);
     match fs {
-        FileSystem::Ext4 => grow::ext4(&opened, blocks),
-        FileSystem::Xfs => grow::xfs(&opened, blocks, xfs_inode_percent),
-        FileSystem::Btrfs => grow::btrfs(&opened),
-        FileSystem::Vfat | FileSystem::Swap => Err(Errno::ENOTSUP),
+        FileSystem::Ext4 => grow::ext4(&root, blocks)?,
+        FileSystem::Xfs => grow::xfs(&root, blocks, xfs_inode_percent(device)?)?,
+        FileSystem::Btrfs => grow::btrfs(&root)?,
+        FileSystem::Vfat | FileSystem::Swap => return Err(io::ErrorKind::Unsupported.into()),
     }
+    Ok(bytes)
 }
 
 #[cfg(test)]

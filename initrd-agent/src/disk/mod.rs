@@ -14,6 +14,7 @@ mod given;
 mod mounts;
 mod older;
 mod stack;
+mod superblock;
 mod table;
 mod tool;
 

@@ -9,27 +9,19 @@
 use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::os::fd::AsFd as _;
-use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use disk_layout::{Disk, FileSystem, Layout, PartitionRole, Plan, Seeds, choose};
 use image_apply::{RECORD_MANIFEST, WORK_DIRECTORY, open_root, read_record};
 use image_format::{Manifest, Toc, parse_manifest};
-use uuid::Uuid;
 
 use super::cleared::partition_on_kernel;
 use super::mounts::{look_aside, unmount_aside};
+use super::superblock::uuid_of;
 
 /// Left free beside what the delta image needs: the new system's directories, journals, doubled files.
 const SPARE_BYTES: u64 = 64 << 20;
-/// fs/ext4/ext4.h: where the superblock is, and in it magic, state and UUID.
-const EXT4_AT: u64 = 1024;
-const EXT4_MAGIC: [u8; 2] = [0x53, 0xef];
-/// `EXT4_ERROR_FS`: the kernel found it damaged.
-const EXT4_ERRORS: u8 = 2;
-/// fs/btrfs/ctree.h
-const BTRFS_AT: u64 = 64 << 10;
 
 /// Disks that are partitioned as the layout says already, with a file system where the root will be.
 pub(crate) struct OlderPlace {
@@ -81,7 +73,7 @@ impl OlderPlace {
         let opened =
             File::open(Path::new("/dev").join(&device)).with_context(|| format!("opening /dev/{device}"))?;
         let uuid =
-            superblock(&opened, fs).with_context(|| format!("reading the superblock of /dev/{device}"))?;
+            uuid_of(&opened, fs).with_context(|| format!("reading the superblock of /dev/{device}"))?;
         let uuid = uuid.with_context(|| format!("/dev/{device} holds no sound {}", fs.word()))?;
         let in_place = anew.clone().in_place(disks, uuid);
         let in_place =
@@ -133,24 +125,4 @@ fn read_system(place: &Path, wanted: &Wanted<'_>) -> Result<Toc> {
         wanted.delta.file_size.saturating_add(wanted.delta.content_bytes).saturating_add(SPARE_BYTES);
     ensure!(free >= needed, "it has {} MiB free, the delta image needs {} MiB", free >> 20, needed >> 20);
     Ok(table)
-}
-
-/// The UUID of the file system on a device, if it is of this kind and not known to be damaged.
-pub(super) fn superblock(device: &File, fs: FileSystem) -> std::io::Result<Option<Uuid>> {
-    let read = |at: u64| -> std::io::Result<[u8; 16]> {
-        let mut bytes = [0; 16];
-        device.read_exact_at(&mut bytes, at)?;
-        Ok(bytes)
-    };
-    let uuid_at = match fs {
-        FileSystem::Ext4 => {
-            let [.., a, b, state, _, _, _, _, _] = read(EXT4_AT + 0x30)?;
-            let is_sound = [a, b] == EXT4_MAGIC && state & EXT4_ERRORS == 0;
-            is_sound.then_some(EXT4_AT + 0x68)
-        }
-        FileSystem::Xfs => read(0)?.starts_with(b"XFSB").then_some(32),
-        FileSystem::Btrfs => read(BTRFS_AT + 0x40)?.starts_with(b"_BHRfS_M").then_some(BTRFS_AT + 0x20),
-        FileSystem::Vfat | FileSystem::Swap => None,
-    };
-    uuid_at.map(|at| Ok(Uuid::from_bytes(read(at)?))).transpose()
 }

@@ -1,5 +1,6 @@
 //! Stories on loop devices, in a mount namespace of their own: a machine whose disks they are.
 
+mod given;
 mod older;
 mod safety;
 mod shapes;

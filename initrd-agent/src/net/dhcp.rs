@@ -59,9 +59,12 @@ pub(crate) async fn acquire(interface: &Interface, limit: Duration) -> Result<Le
     let begun = Instant::now();
     let deadline = begun + limit;
     let mut back_off = BackOff::new(RETRY_FIRST, RETRY_LIMIT);
+    // Every try is the same transaction: a server that looks for a free address for longer than one try waits still
+    // answers a question that is asked.
+    let mut xid = random_xid()?;
     while Instant::now() < deadline {
         let secs = u16::try_from(begun.elapsed().as_secs()).unwrap_or(u16::MAX);
-        let asker = Asker { mac: interface.mac, xid: random_xid()?, secs, vendor_class: VENDOR_CLASS };
+        let asker = Asker { mac: interface.mac, xid, secs, vendor_class: VENDOR_CLASS };
         let discover = asker.discover(None).map_err(message_error)?;
         let wait = (Instant::now() + back_off.pause()).min(deadline);
         let Some(Answer::Offer(offer)) = ask(&socket, &asker, &discover, wait).await else { continue };
@@ -75,6 +78,7 @@ pub(crate) async fn acquire(interface: &Interface, limit: Duration) -> Result<Le
                     interface.name,
                     text.unwrap_or_default()
                 );
+                xid = random_xid()?;
             }
             Some(Answer::Offer(_)) | None => {}
         }

@@ -92,6 +92,30 @@ fn serve(socket: PacketSocket, mut deaf: u32) -> tokio::task::JoinHandle<()> {
     })
 }
 
+/// Sends its only offer, for the first question, when the node asks for the second time.
+fn serve_late(socket: PacketSocket) -> tokio::task::JoinHandle<()> {
+    tokio::spawn(async move {
+        let mut buffer = vec![0; PACKET_BYTES_MAX + 100];
+        let mut offers = Vec::new();
+        loop {
+            let Ok(length) = socket.receive(&mut buffer) else {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+                continue;
+            };
+            let Some(packet) = answer(&buffer[..length], 600) else { continue };
+            let kind = unwrap_udp(&packet).and_then(|sent| PacketView::new(sent.payload).ok()?.kind());
+            if kind == Some(MessageKind::Ack) {
+                socket.broadcast(&packet).unwrap();
+            } else {
+                offers.push(packet);
+                if offers.len() == 2 {
+                    socket.broadcast(&offers[0]).unwrap();
+                }
+            }
+        }
+    })
+}
+
 fn block_on(story: impl Future<Output = ()>) {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(story);
 }
@@ -109,6 +133,19 @@ fn node_gets_its_address_also_when_the_first_packet_is_lost() {
             link::configure(&node, &lease).unwrap();
             let route = std::fs::read_to_string("/proc/thread-self/net/route").unwrap();
             assert!(route.contains("node\t00000000\t0100630A"), "default route by 10.99.0.1: {route}");
+            serving.abort();
+        });
+    });
+}
+
+#[test]
+fn offer_that_comes_after_the_next_question_is_taken() {
+    in_namespace(|| {
+        block_on(async {
+            let (node, server) = make_pair().await;
+            let serving = serve_late(PacketSocket::open(server.index).unwrap());
+            let lease = dhcp::acquire(&node, Duration::from_secs(20)).await.unwrap();
+            assert_eq!((lease.address, lease.server), (NODE, SERVER));
             serving.abort();
         });
     });

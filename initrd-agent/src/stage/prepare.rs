@@ -131,13 +131,13 @@ pub(crate) async fn run(
     let manifest = &accepted.full.image.manifest;
     let of_root = &manifest.root_file_system;
     let root = match manifest.mode {
-        Mode::Partition => RootFrom::Blocks,
+        Mode::Partition => {
+            disk::check_given_root(cleared.plan(), &of_root.kind).map_err(PrepareError::GivenRoot)?;
+            RootFrom::Blocks
+        }
         _ if of_root.kind == "ext4" => RootFrom::Files(&of_root.features),
         _ => RootFrom::Files(&[]),
     };
-    if matches!(root, RootFrom::Blocks) {
-        disk::check_given_root(cleared.plan(), &of_root.kind).map_err(PrepareError::GivenRoot)?;
-    }
     let disks = cleared.plan().disks().iter().map(|disk| format!("/dev/{}", disk.description));
     let mut detail = disks.collect::<Vec<_>>().join(", ");
     tokio::task::block_in_place(|| fetch_tools(hardware, objects, cleared.plan()))?;

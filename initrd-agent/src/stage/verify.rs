@@ -51,8 +51,8 @@ impl StageError for VerifyStageError {
 
     fn recovery(&self) -> Recovery {
         match self {
-            // A disk that lies once lies again.
-            Self::Tree(_) | Self::Sync(_) => Recovery::Wait,
+            // A disk that lies once lies again, and the image stays what it is.
+            Self::Tree(_) | Self::Sync(_) | Self::GivenRoot(GivenRootError::Unsound { .. }) => Recovery::Wait,
             Self::GivenRoot(_) | Self::Open { .. } | Self::Stopped(_) => Recovery::Retry,
         }
     }

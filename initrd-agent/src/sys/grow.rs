@@ -3,8 +3,6 @@
 use std::fs::File;
 use std::os::fd::AsRawFd;
 
-use nix::errno::Errno;
-
 /// `struct xfs_growfs_data` of xfs_fs.h.
 #[repr(C)]
 struct XfsGrowfsData {
@@ -34,11 +32,7 @@ pub(crate) fn ext4(root: &File, blocks: u64) -> nix::Result<()> {
 pub(crate) fn xfs(root: &File, blocks: u64, inode_percent: u8) -> nix::Result<()> {
     let wanted = XfsGrowfsData { new_blocks: blocks, inode_percent: inode_percent.into() };
     // SAFETY: the argument has the kernel's layout and is read during the call only.
-    match unsafe { xfs_growfs_data(root.as_raw_fd(), &raw const wanted) } {
-        // It has these blocks already.
-        Err(Errno::EINVAL) | Ok(_) => Ok(()),
-        Err(error) => Err(error),
-    }
+    unsafe { xfs_growfs_data(root.as_raw_fd(), &raw const wanted) }.map(drop)
 }
 
 /// As much as its device has.

@@ -73,6 +73,12 @@ pub struct StageSpan {
 }
 
 impl NodeView {
+    /// Public SSH host keys of the system on its disk, as the server knows them; none before it is installed.
+    #[must_use]
+    pub fn host_keys(&self) -> &[String] {
+        self.installed.as_ref().map_or(&[], |installed| &installed.host_keys)
+    }
+
     /// The stage's word, or nothing.
     #[must_use]
     pub fn stage_word(&self) -> &'static str {

@@ -12,8 +12,6 @@ use super::{Console, plain, position};
 
 /// Between user name and shell; a first login under TCG reads many files.
 const LOGIN_STEP_MAX: Duration = Duration::from_secs(90);
-/// Prompts that are answered before a login has failed.
-const LOGIN_ATTEMPTS_MAX: u32 = 3;
 /// Text kept for one answer.
 const ANSWER_BYTES_MAX: usize = 1 << 20;
 
@@ -40,21 +38,7 @@ impl Shell {
         password: &str,
         within: Duration,
     ) -> Result<Self> {
-        let until = Instant::now() + within;
-        let mut attempt = 1;
-        loop {
-            let prompted = console.wait_for_prompt("login: ", until).await;
-            prompted.with_context(|| format!("waiting {} s for a login", within.as_secs()))?;
-            match Self::answer_prompt(console, user, password).await {
-                Err(error) if attempt == LOGIN_ATTEMPTS_MAX => return Err(error),
-                // login(1) gives up after a minute in which an emulated processor did not get to it, and asks anew.
-                Err(_) => attempt += 1,
-                shell => return shell,
-            }
-        }
-    }
-
-    async fn answer_prompt(console: &Console, user: &str, password: &str) -> Result<Self> {
+        console.wait_for(&["login: "], within).await?;
         let socket = console.socket();
         let line =
             UnixStream::connect(socket).await.with_context(|| format!("opening {}", socket.display()))?;

@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, bail};
 
 use super::write_file;
 use crate::command::say_and_run;
-use crate::server::FIXED_ADDRESSES;
+use crate::vm::FIXED_ADDRESSES;
 
 /// Password of root on the serial console.
 pub const ROOT_PASSWORD: &str = "esir";
@@ -61,12 +61,14 @@ impl Recipe {
     #[must_use]
     pub fn debian_12(ssh_key: &str, sources: &[PathBuf]) -> Self {
         let network = "[Match]\nType=ether\n\n[Network]\nDHCP=yes\n";
-        let grub = "GRUB_DEFAULT=0\nGRUB_TIMEOUT=1\nGRUB_DISTRIBUTOR=Debian\nGRUB_CMDLINE_LINUX_DEFAULT=\"\"\n\
-                    GRUB_CMDLINE_LINUX=\"console=tty0 console=ttyS0,115200 WORDS\"\n\
-                    GRUB_TERMINAL=\"console serial\"\nGRUB_SERIAL_COMMAND=\"serial --unit=0 --speed=115200\"\n";
+        let grub = format!(
+            "GRUB_DEFAULT=0\nGRUB_TIMEOUT=1\nGRUB_DISTRIBUTOR=Debian\nGRUB_CMDLINE_LINUX_DEFAULT=\"\"\n\
+             GRUB_CMDLINE_LINUX=\"console=tty0 console=ttyS0,115200 {FIXED_ADDRESSES}\"\n\
+             GRUB_TERMINAL=\"console serial\"\nGRUB_SERIAL_COMMAND=\"serial --unit=0 --speed=115200\"\n"
+        );
         let files = vec![
             (DHCP_EVERYWHERE, 0o644, network.to_owned()),
-            (GRUB_DEFAULTS, 0o644, grub.replace("WORDS", FIXED_ADDRESSES)),
+            (GRUB_DEFAULTS, 0o644, grub),
             ("root/.ssh/authorized_keys", 0o600, ssh_key.to_owned()),
             (
                 "etc/hosts",

@@ -24,8 +24,8 @@ pub(super) const BOOT_MAX: Duration = Duration::from_secs(240);
 pub(super) const INSTALL_MAX: Duration = Duration::from_secs(480);
 /// From `installed` to a login prompt: the node may go on seeding for five minutes before it boots.
 const LOGIN_MAX: Duration = Duration::from_secs(600);
-/// One command on an installed node. An emulated processor can stand still for most of a minute.
-const COMMAND_MAX: Duration = Duration::from_secs(180);
+/// One command on an installed node; update-grub takes an emulated processor 14 s.
+const COMMAND_MAX: Duration = Duration::from_secs(120);
 /// `systemctl is-system-running --wait` on a node that boots for the first time.
 const SETTLED_MAX: Duration = Duration::from_secs(180);
 /// Asks an installed system for its address.

@@ -3,11 +3,11 @@
 use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
-use qemu_tests::image::{TestImage, debian_12_storage};
-use qemu_tests::{Bus, FirmwareKind, Lab, LabOptions, Nic, Node, Stage, gib};
+use qemu_tests::image::debian_12_storage;
+use qemu_tests::{Bus, FirmwareKind, Lab, LabOptions, Nic, Stage, gib};
 use tokio::process::Command;
 
-/// A gibibyte of the group stays free.
+/// More than a gibibyte of the group stays free for a snapshot.
 const SITE: &str = r#"
 layout.partition = [
     { role = "bios-boot", size = "1MiB" },
@@ -42,8 +42,10 @@ pub(crate) async fn tell() -> Result<()> {
     system.run(WRITER).await?;
 
     let captured = dir.path().join("golden.esir");
-    let ssh = ssh_command(&lab, &node, &image, system.address().await?).await?;
-    let host = format!("root@{}", system.address().await?);
+    let address = system.address().await?;
+    let view = node.view().await?.context("the server does not answer")?;
+    let ssh = format!("ssh {}", lab.ssh_options(&image.ssh_key, address, view.host_keys())?.join(" "));
+    let host = format!("root@{address}");
     let mut capture = Command::from(lab.network().command(&program));
     capture.args(["capture", "--host", &host, "--ssh", &ssh, "--name", "golden", "--level", "1"]);
     let said = says(capture.arg("--output").arg(&captured)).await?;
@@ -56,17 +58,6 @@ pub(crate) async fn tell() -> Result<()> {
     let left = system.run(LEFT).await?.text;
     ensure!(left == "root swap\n0", "something of the snapshot is left on the node: {left}");
     Ok(())
-}
-
-async fn ssh_command(
-    lab: &Lab,
-    node: &Node,
-    image: &TestImage,
-    address: std::net::Ipv4Addr,
-) -> Result<String> {
-    let installed = node.view().await?.and_then(|view| view.installed);
-    let host_keys = installed.map(|installed| installed.host_keys).unwrap_or_default();
-    Ok(format!("ssh {}", lab.ssh_options(&image.ssh_key, address, &host_keys)?.join(" ")))
 }
 
 async fn number(program: &Path, image: &Path, path: &str) -> Result<u64> {

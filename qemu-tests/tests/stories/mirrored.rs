@@ -5,7 +5,8 @@ use qemu_tests::image::debian_12_storage;
 use qemu_tests::lab::InstalledSystem;
 use qemu_tests::{Bus, FirmwareKind, Lab, LabOptions, Nic, Node, Stage, gib};
 
-const SITE: &str = r#"
+/// Two disks: `/boot` on an array, root and swap on volumes of another.
+pub(crate) const SITE: &str = r#"
 layout.disk.count = 2
 layout.partition = [
     { role = "bios-boot", size = "1MiB" },

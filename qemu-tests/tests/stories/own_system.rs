@@ -85,9 +85,8 @@ pub(crate) async fn tell() -> Result<()> {
     let said = view.changes.iter().find(|change| change.starts_with("ran hook 10-proof.sh"));
     let said = said.with_context(|| format!("the server knows of no hook: {:?}", view.changes))?;
     ensure!(said.ends_with("the hook was here"), "what the hook said is not kept: {said}");
-    let host_keys = view.installed.map(|installed| installed.host_keys).unwrap_or_default();
     for (line, expected) in ASKED {
-        let found = lab.ssh_as("ops", &image.ssh_key, ADDRESS, &host_keys, line).await?;
+        let found = lab.ssh_as("ops", &image.ssh_key, ADDRESS, view.host_keys(), line).await?;
         let expected = expected.replace("NAME", &name);
         ensure!(found == expected, "`{line}` says {found:?} and not {expected:?}");
     }

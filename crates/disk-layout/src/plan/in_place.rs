@@ -34,17 +34,6 @@ impl Plan {
     }
 }
 
-impl Plan {
-    /// The same plan for a root that comes block by block, with a UUID of its own.
-    #[must_use]
-    pub fn with_root(mut self, root: Uuid) -> Self {
-        for one in self.file_systems.iter_mut().filter(|one| one.role == PartitionRole::Root) {
-            one.id = FsId::Uuid(root);
-        }
-        self
-    }
-}
-
 fn take_partitions(planned: &mut PlannedDisk, disk: &Disk) -> Option<()> {
     if planned.partitions.len() != disk.partitions.len() {
         return None;

@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use image_format::{
     DataExtent, FileContent, MemoryImage, Metadata, Node, NodeKind, OwnerNames, PARTITION_FILE, Tree,
@@ -157,11 +157,17 @@ async fn image_too_large_for_memory_keeps_its_pieces_on_the_new_disk() {
     fetched.peer.leave().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn image_of_a_partition_becomes_its_blocks_and_nothing_older_is_left_in_it() {
+/// A file that stands for a device of so many MiB, with something on all of it.
+fn used_device(mib: usize) -> (tempfile::TempDir, PathBuf) {
     let dir = tempfile::tempdir().unwrap();
     let device = dir.path().join("device");
-    std::fs::write(&device, vec![0xff; 5 << 20]).unwrap();
+    std::fs::write(&device, vec![0xff; mib << 20]).unwrap();
+    (dir, device)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn image_of_a_partition_becomes_its_blocks_and_nothing_older_is_left_in_it() {
+    let (_dir, device) = used_device(5);
     let fetched = fetch(&build_partition(), Place::Device(device.clone()), |_| None).await.unwrap();
     let found = std::fs::read(&device).unwrap();
     let mut expected = vec![0; 4 << 20];
@@ -177,9 +183,7 @@ async fn image_of_a_partition_becomes_its_blocks_and_nothing_older_is_left_in_it
 
 #[tokio::test(flavor = "multi_thread")]
 async fn partition_that_does_not_fit_is_not_begun() {
-    let dir = tempfile::tempdir().unwrap();
-    let device = dir.path().join("device");
-    std::fs::write(&device, vec![0xff; 3 << 20]).unwrap();
+    let (_dir, device) = used_device(3);
     let place = Place::Device(device.clone());
     let Err(error) = fetch(&build_partition(), place, |_| None).await else { panic!("it was written") };
     assert!(matches!(error, FetchError::TooSmall { have: 0x30_0000, needed: 0x40_0000, .. }), "{error}");
