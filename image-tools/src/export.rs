@@ -1,7 +1,8 @@
-//! An image -> what other programs read: a tar archive, or an OCI image layout.
+//! An image -> what other programs and machines read: a tar archive, an OCI image layout, or a disk.
 //!
 //! Never gives a byte whose frame was not checked, and leaves nothing under the output's name until it is complete.
 
+mod disk;
 mod oci;
 mod stream;
 
@@ -21,7 +22,7 @@ use crate::pending::Pending;
 pub(crate) struct ExportArguments {
     /// The image.
     image: PathBuf,
-    /// The archive, or the directory of the layout, to make. `-` writes an archive to standard output.
+    /// The archive, the directory of the layout, or the disk to make. `-` writes an archive to standard output.
     #[arg(short, long, value_name = "FILE|DIR")]
     output: PathBuf,
     /// In which form.
@@ -36,6 +37,8 @@ pub(crate) struct ExportArguments {
     /// A minisign public key that may have signed the image. May be repeated.
     #[arg(long, value_name = "PUB")]
     trust: Vec<PathBuf>,
+    #[command(flatten)]
+    disk: disk::DiskArguments,
 }
 
 /// Forms that others read.
@@ -45,6 +48,8 @@ enum Form {
     Tar,
     /// A directory that skopeo, umoci, podman and buildah read: an image of one layer.
     Oci,
+    /// A raw disk that a machine starts from: partition table, file systems and boot loaders.
+    Disk,
 }
 
 /// Of a tar stream.
@@ -66,6 +71,7 @@ pub(crate) fn run(arguments: &ExportArguments) -> Result<()> {
             let compression = arguments.compress.unwrap_or(Compression::Gzip);
             oci::export(&image, &arguments.output, &arguments.reference, compression)
         }
+        Form::Disk => disk::export(&image, &arguments.output, &arguments.disk),
     }
 }
 

@@ -180,7 +180,8 @@ pub(crate) fn write_frames(applier: &Applier, image: &ImageFile, frames: &[Frame
     Ok(())
 }
 
-fn write_tree(image: &ImageFile, directory: &Path, read_back: bool) -> Result<()> {
+/// Writes the whole tree, with all processors.
+pub(crate) fn write_tree(image: &ImageFile, directory: &Path, read_back: bool) -> Result<()> {
     let applier = Applier::begin(directory, Arc::clone(&image.toc))?;
     write_frames(&applier, image, &applier.unwritten())?;
     let tree = applier.finish()?;

@@ -65,8 +65,8 @@ enum Command {
     Diff(diff::DiffArguments),
     /// Show an image's files in a directory, read-only, without unpacking it.
     Mount(mount::MountArguments),
-    /// Write an image as a tar archive or as an OCI image layout.
-    Export(export::ExportArguments),
+    /// Write an image as a tar archive, as an OCI image layout, or as a disk.
+    Export(Box<export::ExportArguments>),
     /// Check every byte of an image against its manifest, and the manifest against its signature.
     Verify(verify::VerifyArguments),
     /// Write an image's tree into a directory.
@@ -90,6 +90,10 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    let mut words = std::env::args_os().skip(1);
+    if words.next().is_some_and(|word| word == system_apply::ENTER) {
+        return u8::try_from(system_apply::enter(words)).map_or(ExitCode::FAILURE, ExitCode::from);
+    }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return report_usage(&error),

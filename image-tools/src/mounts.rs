@@ -1,7 +1,7 @@
 //! File systems in files, mounted where nobody else sees them.
 //!
 //! A mount has no place in any directory: it is a descriptor, and ends with it. Never writes to a file that it was not
-//! told to: loop device and mount are read-only, and journals are not replayed.
+//! told to: loop device and mount are read-only, and journals are not replayed, but for [`LoopDevice::of_disk`].
 
 use std::fmt::Write as _;
 use std::io;
@@ -41,10 +41,21 @@ impl LoopDevice {
         if journal == Journal::Leave {
             losetup.arg("--read-only");
         }
+        Self::made_by(losetup, file, journal)
+    }
+
+    /// Makes one of a whole disk of ours, to write: the kernel shows its partitions.
+    pub(crate) fn of_disk(file: &Path) -> Result<Self> {
+        let mut losetup = Command::new("losetup");
+        losetup.args(["--find", "--show", "--partscan"]);
+        Self::made_by(losetup, file, Journal::Replay)
+    }
+
+    fn made_by(mut losetup: Command, file: &Path, journal: Journal) -> Result<Self> {
         let output = losetup
             .arg(file)
             .output()
-            .context("running losetup, which reading file systems in a disk needs (package util-linux)")?;
+            .context("running losetup, which file systems in a file need (package util-linux)")?;
         let said = String::from_utf8_lossy(&output.stderr);
         ensure!(
             output.status.success(),

@@ -14,7 +14,7 @@ use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 pub(crate) struct Pending {
     file: File,
     directory: PathBuf,
-    /// The name to remove again where files without one do not exist (some network file systems).
+    /// The name to remove again: of [`Self::named`], or where files without one do not exist (some network file systems).
     named: Option<PathBuf>,
 }
 
@@ -69,6 +69,19 @@ impl Pending {
         let result = work(&name);
         std::fs::remove_file(&name).with_context(|| format!("removing {}", name.display()))?;
         result
+    }
+
+    /// Gives the file a name until it is complete or dropped, for other programs that take names only. Who kills this
+    /// process leaves it there.
+    pub(crate) fn named(&mut self, output: &Path) -> Result<PathBuf> {
+        let name = match &self.named {
+            Some(name) => name.clone(),
+            None => self
+                .give_temporary_name(output)
+                .with_context(|| format!("creating a file in {}", self.directory.display()))?,
+        };
+        self.named = Some(name.clone());
+        Ok(name)
     }
 
     /// linkat(2) cannot replace a file, rename(2) can: so first a name that nobody has.

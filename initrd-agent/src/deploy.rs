@@ -4,10 +4,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use disk_apply::{MountError, Mounted};
 use node_api::Stage;
+use system_apply::{OwnSystem, Personal, PersonaliseError, make_own};
 
 use crate::api::Session;
-use crate::disk::{MountError, Mounted};
 use crate::failure::{Failure, StageError};
 use crate::hardware::{Hardware, ObjectSource};
 use crate::life::{End, once};
@@ -16,7 +17,6 @@ use crate::report::Reporter;
 use crate::stage::await_task::Accepted;
 use crate::stage::fetch::{self, Fetched, Place};
 use crate::stage::join::Beginning;
-use crate::stage::personalise::{OwnSystem, Personal, PersonaliseError, make_own};
 use crate::stage::prepare::Prepared;
 use crate::stage::start::Started;
 use crate::stage::{Done, handover, join, linger, prepare, verify};
@@ -105,6 +105,10 @@ async fn personalise(
     if let Err(error) = fetch::remove_journal(mounted.root()) {
         tracing::warn!("removing the journal: {error}");
     }
+    // Programs of the image write it into what they make, such as comments of host keys.
+    if let Err(error) = nix::unistd::sethostname(&accepted.task.identity.hostname) {
+        tracing::warn!("setting the host name: {error}");
+    }
     let record = record(accepted).to_string();
     let personal = Personal {
         root: mounted.root(),
@@ -155,7 +159,8 @@ impl StageError for PersonaliseStageError {
     fn recovery(&self) -> node_api::Recovery {
         match self {
             Self::Mount(_) => node_api::Recovery::Retry,
-            Self::Own(error) => error.recovery(),
+            // The image or the disk is at fault; neither gets better by itself.
+            Self::Own(_) => node_api::Recovery::Wait,
         }
     }
 }

@@ -7,10 +7,8 @@
 
 mod api;
 mod boot_share;
-mod chroot;
 mod console;
 mod deploy;
-mod disk;
 mod entropy;
 mod failure;
 mod hardware;
@@ -46,7 +44,7 @@ fn main() -> ExitCode {
         Role::Supervisor => supervise::run(),
         Role::Agent => life::run(),
         Role::Modprobe => exit_code(hardware::modprobe(&arguments)),
-        Role::Chroot => exit_code(chroot::enter(arguments.into_iter().skip(2))),
+        Role::Chroot => exit_code(system_apply::enter(arguments.into_iter().skip(2))),
         Role::Unknown => {
             eprintln!(
                 "initrd-agent {}: the init of the boot environment; not to be run",
@@ -70,7 +68,7 @@ fn role(process: u32, arguments: &[OsString]) -> Role {
         Some(supervise::AGENT_ARGUMENT) => Role::Agent,
         // The kernel calls its helper so (kernel/module/kmod.c).
         Some("-q") => Role::Modprobe,
-        Some(chroot::ENTER) => Role::Chroot,
+        Some(system_apply::ENTER) => Role::Chroot,
         _ => Role::Unknown,
     }
 }

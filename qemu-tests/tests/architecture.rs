@@ -7,7 +7,7 @@ use serde_json::Value;
 
 /// The layer of each package, lowest first. A package may depend on its own layer's lower neighbours only by
 /// being named in a lower layer; drivers, engines and formats never name a program.
-const LAYERS: [(&str, u8); 21] = [
+const LAYERS: [(&str, u8); 23] = [
     ("disk-layout", 0),
     ("image-format", 0),
     ("boot-bundle", 0),
@@ -24,11 +24,13 @@ const LAYERS: [(&str, u8); 21] = [
     ("store", 4),
     ("swarm-net", 4),
     ("lab", 4),
-    ("initrd-agent", 5),
-    ("pxe-server", 5),
-    ("image-tools", 5),
-    ("bed", 5),
-    ("qemu-tests", 6),
+    ("disk-apply", 5),
+    ("system-apply", 6),
+    ("initrd-agent", 7),
+    ("pxe-server", 7),
+    ("image-tools", 7),
+    ("bed", 7),
+    ("qemu-tests", 8),
 ];
 
 /// Drivers begin above it.

@@ -9,6 +9,9 @@ use crate::template::Values;
 const PROGRAM: &str = "/usr/bin/cloud-init";
 /// Where its `NoCloud` source looks without a medium or an argument.
 const SEED: &str = "/var/lib/cloud/seed/nocloud";
+/// The host keys were made for this node already, and the server knows them. cloud-init would add a kind that ssh-keygen
+/// itself makes no more, DSA.
+const HOST_KEYS: &str = "ssh_deletekeys: false\nssh_genkeytypes: [rsa, ecdsa, ed25519]\n";
 /// What it wrote itself on the machine that the image was made of: networks of that machine.
 const OWN_NETWORKS: [&str; 3] = [
     "/etc/netplan/50-cloud-init.yaml",
@@ -31,10 +34,7 @@ pub(crate) fn step(
     let fqdn = values.get("fqdn").cloned().unwrap_or_default();
     let keeps_network = settings.network.method == Some(Method::Image);
     let network = if keeps_network { "" } else { "network:\n  config: disabled\n" };
-    // The host keys were made for this node already, and the server knows them.
-    let config = format!(
-        "# Written at deployment.\ndatasource_list: [NoCloud, None]\nssh_deletekeys: false\n{network}"
-    );
+    let config = format!("# Written at deployment.\ndatasource_list: [NoCloud, None]\n{HOST_KEYS}{network}");
     step.files.push(file("/etc/cloud/cloud.cfg.d/99-esir.cfg", 0o644, config));
     // Another instance than the one that the image was made of, and the same over restarts.
     let meta_data = format!("instance-id: esir-{machine_id}\nlocal-hostname: {fqdn}\n");

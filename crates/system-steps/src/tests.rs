@@ -286,7 +286,7 @@ fn cloud_init_gets_a_seed_and_undoes_nothing() {
     assert_eq!(text(&made, &format!("{seed}/user-data")), "#cloud-config\nfqdn: n7.cluster.example\n");
     assert_eq!(
         text(&made, "/etc/cloud/cloud.cfg.d/99-esir.cfg"),
-        "# Written at deployment.\ndatasource_list: [NoCloud, None]\nssh_deletekeys: false\nnetwork:\n  config: disabled\n"
+        "# Written at deployment.\ndatasource_list: [NoCloud, None]\nssh_deletekeys: false\nssh_genkeytypes: [rsa, ecdsa, ed25519]\nnetwork:\n  config: disabled\n"
     );
     assert_eq!(step(&made, "cloud-init").if_any, ["/usr/bin/cloud-init"]);
     let off = self::made("[system.cloud_init]\nrun = false\n");

@@ -13,7 +13,6 @@ mod inventory;
 mod kernel_messages;
 mod loader;
 mod modprobe;
-pub(crate) mod partitions;
 mod root;
 mod settle;
 mod signatures;

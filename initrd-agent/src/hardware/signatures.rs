@@ -95,7 +95,7 @@ pub(crate) fn contents(disk: &File, size_bytes: u64, sector_bytes: u32) -> io::R
     let mut signatures = marks(disk, 0, size_bytes, sector_bytes)?;
     let mut partitions = Vec::new();
     if signatures.iter().any(|name| name == GPT) {
-        partitions = super::partitions::partitions(&mut &*disk, size_bytes, sector_bytes);
+        partitions = disk_apply::partitions(&mut &*disk, size_bytes, sector_bytes);
         for found in &mut partitions {
             let sector = u64::from(sector_bytes);
             let start = found.first_lba.saturating_mul(sector);

@@ -8,12 +8,12 @@ use swarm_net::StartError;
 use super::await_task::Accepted;
 use super::{Done, prepare};
 use crate::api::Session;
-use crate::disk::OlderSystem;
 use crate::failure::StageError;
 use crate::hardware::{Hardware, ObjectSource};
 use crate::image::Offer;
 use crate::peer::SwarmPeer;
 use crate::pieces::{PieceCache, available_memory, fits_in_memory};
+use disk_apply::OlderSystem;
 
 /// A peer, or the knowledge that it needs the new disk first.
 pub(crate) enum Joined {

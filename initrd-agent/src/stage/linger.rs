@@ -6,9 +6,9 @@ use node_api::{Directive, LingerRule, Progress, Stage};
 use tokio::time::{Instant, timeout};
 
 use super::Done;
-use crate::disk::Mounted;
 use crate::peer::SwarmPeer;
 use crate::report::Reporter;
+use disk_apply::Mounted;
 
 const PROGRESS_EVERY: Duration = Duration::from_secs(2);
 /// Peers get so long to hear a goodbye.

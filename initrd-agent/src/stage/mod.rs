@@ -8,7 +8,6 @@ pub(crate) mod handover;
 pub(crate) mod join;
 pub(crate) mod linger;
 pub(crate) mod network;
-pub(crate) mod personalise;
 pub(crate) mod prepare;
 pub(crate) mod probe;
 pub(crate) mod start;

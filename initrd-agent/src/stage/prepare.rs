@@ -3,6 +3,10 @@
 use std::time::Duration;
 
 use anyhow::Context as _;
+use disk_apply::{
+    ClearError, ClearedDisks, FormatError, Formatted, GivenRootError, MountError, Mounted, OlderPlace,
+    OlderSystem, RootFrom, StackError, Wanted,
+};
 use disk_layout::{Disk, Plan, Seeds};
 use image_apply::{RedeployError, Redeployment};
 use image_format::{Manifest, Mode, Toc};
@@ -11,10 +15,6 @@ use node_api::Recovery;
 use super::Done;
 use super::await_task::Accepted;
 use super::fetch::Aside;
-use crate::disk::{
-    self, ClearError, ClearedDisks, FormatError, Formatted, GivenRootError, MountError, Mounted, OlderPlace,
-    OlderSystem, RootFrom, StackError, Wanted,
-};
 use crate::failure::StageError;
 use crate::hardware::{Hardware, ObjectSource};
 
@@ -105,7 +105,7 @@ pub(crate) fn find_older(
     accepted: &Accepted,
     delta: &Manifest,
 ) -> anyhow::Result<OlderSystem> {
-    disk::release()?;
+    disk_apply::release()?;
     let image = &accepted.full.image.manifest;
     let seeds = Seeds { image_id: *image.image_id.as_bytes(), fresh: random_bytes()? };
     let disks = wait_for_disks(hardware, objects, accepted);
@@ -122,17 +122,17 @@ pub(crate) async fn run(
     older: Option<OlderSystem>,
 ) -> Result<Done<Prepared>, PrepareError> {
     // What an earlier try or an earlier agent of this boot left behind.
-    disk::release()?;
+    disk_apply::release()?;
     let fresh = Seeds { image_id: *accepted.full.image.manifest.image_id.as_bytes(), fresh: random_bytes()? };
     let seeds = older.as_ref().map_or(fresh, |older| older.seeds);
     let cleared = tokio::task::block_in_place(|| choose(hardware, objects, accepted, &seeds))?;
     let keys = &accepted.task.disk_keys;
-    disk::check_keys(cleared.plan().layers(), keys).map_err(PrepareError::Key)?;
+    disk_apply::check_keys(cleared.plan().layers(), keys).map_err(PrepareError::Key)?;
     let manifest = &accepted.full.image.manifest;
     let of_root = &manifest.root_file_system;
     let root = match manifest.mode {
         Mode::Partition => {
-            disk::check_given_root(cleared.plan(), &of_root.kind).map_err(PrepareError::GivenRoot)?;
+            disk_apply::check_given_root(cleared.plan(), &of_root.kind).map_err(PrepareError::GivenRoot)?;
             RootFrom::Blocks
         }
         _ if of_root.kind == "ext4" => RootFrom::Files(&of_root.features),
@@ -154,7 +154,7 @@ pub(crate) async fn run(
             (tokio::task::spawn_blocking(move || cleared.partition()).await??, None)
         }
     };
-    let formatted = disk::make_file_systems(partitioned, keys, root).await?;
+    let formatted = disk_apply::make_file_systems(partitioned, keys, root).await?;
     let prepared = match (root, table) {
         (RootFrom::Blocks, _) => Prepared::Blocks(formatted),
         (_, None) => Prepared::Empty(Mounted::mount(formatted)?),
@@ -194,13 +194,13 @@ fn wait_for_disks(hardware: &Hardware, objects: &dyn ObjectSource, accepted: &Ac
 
 /// Everything that the plan's file systems need, before the first write.
 fn fetch_tools(hardware: &Hardware, objects: &dyn ObjectSource, plan: &Plan) -> Result<(), PrepareError> {
-    for tool in disk::tools_for(plan) {
+    for tool in disk_apply::tools_for(plan) {
         let program = hardware
             .install_tool(tool, objects)
             .map_err(|error| PrepareError::Tool { tool, reason: format!("{error:#}") })?;
         tracing::info!("{tool} is {}", program.display());
     }
-    let modules = disk::modules_for(plan);
+    let modules = disk_apply::modules_for(plan);
     hardware.load_modules(&modules, objects).map_err(|error| PrepareError::Modules(format!("{error:#}")))
 }
 
@@ -209,3 +209,6 @@ fn random_bytes() -> Result<[u8; 32], PrepareError> {
     getrandom::fill(&mut bytes).map_err(|error| PrepareError::Random(error.to_string()))?;
     Ok(bytes)
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,9 +9,9 @@ use image_format::Toc;
 use node_api::{Progress, Recovery, Stage, TrafficCounts};
 
 use super::Done;
-use crate::disk::{self, Formatted, GivenRootError, Mounted};
 use crate::failure::StageError;
 use crate::report::Reporter;
+use disk_apply::{Formatted, GivenRootError, Mounted};
 
 const PROGRESS_EVERY: Duration = Duration::from_secs(1);
 
@@ -67,7 +67,7 @@ pub(crate) async fn run(
 ) -> Result<Done<VerifyReport>, VerifyStageError> {
     let root = mounted.root().to_owned();
     let read = move |toc: &Toc, progress: &(dyn Fn(u64) + Sync)| {
-        disk::flush_and_forget(&root).map_err(VerifyStageError::Sync)?;
+        disk_apply::flush_and_forget(&root).map_err(VerifyStageError::Sync)?;
         verify_tree(&root, toc, progress).map_err(VerifyStageError::Tree)
     };
     let report = watched(toc, traffic, reporter, read).await?;

@@ -1,8 +1,6 @@
 //! The calls into the kernel that have no safe wrapper; the only place with `unsafe`.
 
-pub(crate) mod block;
 pub(crate) mod entropy;
-pub(crate) mod grow;
 pub(crate) mod interface;
 pub(crate) mod modules;
 pub(crate) mod packet;

@@ -103,6 +103,8 @@ impl Recipe {
     pub fn debian_12_cloud(ssh_key: &str, sources: &[PathBuf]) -> Self {
         let mut recipe = Self::debian_12(ssh_key, sources);
         recipe.packages.extend(["cloud-init", "netplan.io", "sudo"]);
+        // Without it cloud-init makes a locale, for which a minimal system lacks the sources.
+        recipe.files.push(("etc/default/locale", 0o644, "LANG=C.UTF-8\n".to_owned()));
         // Theirs have no network of their own: cloud-init makes it.
         recipe.files.retain(|(path, ..)| *path != DHCP_EVERYWHERE);
         recipe

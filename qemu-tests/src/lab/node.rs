@@ -489,7 +489,9 @@ impl InstalledSystem {
     /// # Errors
     /// A unit failed; the error names it.
     pub async fn has_settled(&mut self) -> Result<()> {
-        let state = self.shell.run("systemctl is-system-running --wait", SETTLED_MAX).await?.text;
+        let said = self.shell.run("systemctl is-system-running --wait", SETTLED_MAX).await?.text;
+        // Before it comes what services, such as cloud-init, say on the console meanwhile.
+        let state = said.lines().last().unwrap_or_default();
         if state != "running" {
             let failed = self.text_of("systemctl --failed --plain --no-legend").await?;
             bail!("the system is {state}: {failed}");

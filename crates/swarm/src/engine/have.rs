@@ -47,9 +47,9 @@ impl std::str::FromStr for HavePolicy {
     }
 }
 
-/// Bounds of the adaptive deadline: the time of a few pieces within these. What is urgent doesn't wait for it; but
-/// a peer that knows late what is rare chooses worse, so more pieces than this cost time.
-const DEADLINE_PIECES: u64 = 12;
+/// Bounds of the adaptive deadline: the time of a few pieces within these. What is urgent doesn't wait for it. Longer, the
+/// last nodes hear of a piece late and choose worse; shorter, a batch has hardly more than one piece (decision 14).
+const DEADLINE_PIECES: u64 = 4;
 const DEADLINE_MIN: Duration = Duration::from_millis(10);
 const DEADLINE_MAX: Duration = Duration::from_millis(500);
 
@@ -59,10 +59,10 @@ const DEADLINE_STOCK: Duration = Duration::from_millis(50);
 /// So many entries are sent without waiting for the deadline.
 const BATCH_ENTRIES: usize = 64;
 
-/// A piece that at most this many others have is told to [`RARE_PEERS`] peers at once: nearly all that a tracker names
-/// for us, since the sooner it spreads the better; with all nodes of a rack connected it is still a few.
+/// A piece that at most this many others have is told to [`RARE_PEERS`] peers at once, since the sooner it spreads the
+/// better; the others hear of it soon enough from these (decision 14).
 const RARE_AVAILABILITY: u32 = 1;
-const RARE_PEERS: usize = 7;
+const RARE_PEERS: usize = 4;
 
 /// A peer that knows of more pieces than this which it could ask us for is kept from asking by something else than what
 /// it knows, so telling it of another fills no uplink.

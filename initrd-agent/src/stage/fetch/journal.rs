@@ -12,8 +12,6 @@ use std::path::{Path, PathBuf};
 
 use image_apply::WORK_DIRECTORY;
 
-use crate::disk;
-
 /// In [`WORK_DIRECTORY`] below the new root, which goes when the system is complete.
 const FILE: &str = "journal";
 
@@ -42,7 +40,7 @@ impl Journal {
         if containers.is_empty() {
             return Ok(());
         }
-        disk::flush(&self.root)?;
+        disk_apply::flush(&self.root)?;
         let mut lines = String::new();
         for container in containers {
             let _ = writeln!(lines, "container {container}");

@@ -22,6 +22,8 @@ const OVER_HTTP: (&str, &str) =
 const MENU_MAX: Duration = Duration::from_secs(180);
 /// From a key to what it does; GRUB hashes for seconds on a machine without acceleration.
 const KEY_MAX: Duration = Duration::from_secs(60);
+/// How often a key is typed within that.
+const KEY_TRIES_MAX: u32 = 3;
 /// From there to the agent: kernel and initrd in lock step, 1 KiB at a time.
 const AGENT_MAX: Duration = Duration::from_secs(420);
 /// The password is `secret`, and nobody has to find out that this machine refuses iPXE.
@@ -89,12 +91,23 @@ async fn proves_a_password(lab: &Lab, node: &Node) -> Result<()> {
 }
 
 async fn logs_in(console: &Console, password: &str) -> Result<()> {
-    console.types(&["h"]).await?;
-    for (question, answer) in [("sername", "admin"), ("assword", password)] {
-        console.wait_for(&[question], KEY_MAX).await?;
-        types_line(console, answer).await?;
+    chooses_protected(console).await?;
+    types_line(console, "admin").await?;
+    console.wait_for(&["assword"], KEY_MAX).await?;
+    types_line(console, password).await
+}
+
+/// Types the entry's key until GRUB asks who that is: a key that comes while it still draws its menu is dropped.
+async fn chooses_protected(console: &Console) -> Result<()> {
+    let mut asked = Ok("");
+    for _ in 0..KEY_TRIES_MAX {
+        console.types(&["h"]).await?;
+        asked = console.wait_for(&["sername"], KEY_MAX / KEY_TRIES_MAX).await;
+        if asked.is_ok() {
+            break;
+        }
     }
-    Ok(())
+    asked.map(drop)
 }
 
 pub(crate) async fn over_http() -> Result<()> {
