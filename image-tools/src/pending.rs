@@ -60,28 +60,30 @@ impl Pending {
     /// Gives the file a name for as long as `work` runs: for other programs that take names only. Once: a file that lost
     /// its last name never gets another.
     pub(crate) fn with_name<T>(&self, output: &Path, work: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
-        if let Some(name) = &self.named {
-            return work(name);
-        }
-        let name = self
-            .give_temporary_name(output)
-            .with_context(|| format!("creating a file in {}", self.directory.display()))?;
+        let name = self.name(output)?;
         let result = work(&name);
-        std::fs::remove_file(&name).with_context(|| format!("removing {}", name.display()))?;
+        if self.named.is_none() {
+            std::fs::remove_file(&name).with_context(|| format!("removing {}", name.display()))?;
+        }
         result
     }
 
     /// Gives the file a name until it is complete or dropped, for other programs that take names only. Who kills this
     /// process leaves it there.
     pub(crate) fn named(&mut self, output: &Path) -> Result<PathBuf> {
-        let name = match &self.named {
-            Some(name) => name.clone(),
-            None => self
-                .give_temporary_name(output)
-                .with_context(|| format!("creating a file in {}", self.directory.display()))?,
-        };
+        let name = self.name(output)?;
         self.named = Some(name.clone());
         Ok(name)
+    }
+
+    /// The name that it has, or a new one.
+    fn name(&self, output: &Path) -> Result<PathBuf> {
+        match &self.named {
+            Some(name) => Ok(name.clone()),
+            None => self
+                .give_temporary_name(output)
+                .with_context(|| format!("creating a file in {}", self.directory.display())),
+        }
     }
 
     /// linkat(2) cannot replace a file, rename(2) can: so first a name that nobody has.

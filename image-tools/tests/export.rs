@@ -217,3 +217,22 @@ fn diff_names_what_changed_and_ends_like_diff() {
     let output = tool(&["diff", image, text(&second), "--ignore", "mtime,holes", "--json"]);
     assert_eq!(String::from_utf8(output.stdout).unwrap(), json);
 }
+
+#[test]
+fn a_disk_that_cannot_be_made_is_refused_and_leaves_nothing() {
+    let Some(made) = Made::new(Extras::ForTar) else { return };
+    let (disk, layout) = (made.path("disk.raw"), made.path("site.toml"));
+    let refused = |layout_text: &str, name: &str, expected: &str| {
+        std::fs::write(&layout, layout_text).unwrap();
+        let words = ["--as", "disk", "--layout", text(&layout), "--hostname", name, "-o", text(&disk)];
+        fail(&[&["export", text(&made.image)][..], &words].concat(), expected);
+        let left = std::fs::read_dir(made.directory.path()).unwrap();
+        let left: Vec<_> = left.map(|entry| entry.unwrap().file_name()).collect();
+        assert!(left.iter().all(|name| !name.to_string_lossy().contains("disk.raw")), "{left:?}");
+    };
+    refused("", "Web_1", "is no host name");
+    refused("layout.disk = [{ name = 'a' }, { name = 'b' }]", "web", "2 sets of disks");
+    let mirrored = "layout.partition = [{ raid = 'r' }]\nlayout.raid = [{ name = 'r', role = 'root' }]";
+    refused(mirrored, "web", "no arrays, containers or volumes");
+    refused("layout.partition = [{ role = 'root', size = '900GiB' }]", "web", "loop");
+}

@@ -2,11 +2,10 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use disk_apply::{MountError, Mounted};
 use node_api::Stage;
-use system_apply::{OwnSystem, Personal, PersonaliseError, make_own};
+use system_apply::{Origin, OwnSystem, Personal, PersonaliseError, make_own};
 
 use crate::api::Session;
 use crate::failure::{Failure, StageError};
@@ -109,7 +108,6 @@ async fn personalise(
     if let Err(error) = nix::unistd::sethostname(&accepted.task.identity.hostname) {
         tracing::warn!("setting the host name: {error}");
     }
-    let record = record(accepted).to_string();
     let personal = Personal {
         root: mounted.root(),
         esp,
@@ -119,24 +117,16 @@ async fn personalise(
         identity: &accepted.task.identity,
         manifest: &accepted.full.image.manifest_bytes,
         table,
-        record: &record,
+        origin: Origin {
+            node: &accepted.task.binding.node,
+            image: &accepted.task.image.name,
+            image_id: &accepted.full.image.manifest.image_id.to_string(),
+        },
     };
     let own = make_own(&personal).await?;
     mounted.copy_esp()?;
     let detail = format!("{} on {}", accepted.task.identity.hostname, mounted.disks());
     Ok(Done { value: own, detail })
-}
-
-/// What an installed system knows of its origin.
-fn record(accepted: &Accepted) -> serde_json::Value {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    serde_json::json!({
-        "node": accepted.task.binding.node,
-        "image": accepted.task.image.name,
-        "image_id": accepted.full.image.manifest.image_id.to_string(),
-        "installed_unix_s": now.as_secs(),
-        "agent_version": env!("CARGO_PKG_VERSION"),
-    })
 }
 
 /// Why the system could not be made this node's own.

@@ -45,7 +45,7 @@ pub enum ClearError {
     /// The layout does not fit.
     #[error(transparent)]
     Plan(#[from] PlanError),
-    /// Something in this boot environment has it.
+    /// Something on this machine has it.
     #[error("/dev/{disk} is in use by {holder}; nothing was written")]
     InUse {
         /// Name of the disk, without `/dev/`.
@@ -91,7 +91,7 @@ pub enum ClearError {
     Table {
         /// Name of the disk, without `/dev/`.
         disk: String,
-        /// What the kernel said.
+        /// What of it failed.
         #[source]
         source: TableError,
     },
@@ -112,13 +112,13 @@ pub enum ClearError {
     NoNode(String),
 }
 
-/// A disk that this task may overwrite, opened for us alone.
+/// A disk that may be overwritten, opened for us alone.
 #[derive(Debug)]
 struct ClearedDisk {
     device: File,
 }
 
-/// Every disk of a layout. The only way to them is the task's own rule.
+/// Every disk of a layout. The only way to them is the layout's own rule.
 #[derive(Debug)]
 pub struct ClearedDisks {
     disks: Vec<ClearedDisk>,

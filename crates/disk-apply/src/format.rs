@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use disk_layout::{FileSystem, FsId, PartitionRole, Plan, PlannedFileSystem};
+use image_format::{Manifest, Mode};
 use node_api::DiskKey;
 
 use super::cleared::Partitioned;
@@ -80,6 +81,19 @@ pub enum RootFrom<'a> {
     Files(&'a [String]),
     /// It is in the image, which is written over whatever the device has.
     Blocks,
+}
+
+impl<'a> RootFrom<'a> {
+    /// What an image needs.
+    #[must_use]
+    pub fn of(image: &'a Manifest) -> Self {
+        let of_root = &image.root_file_system;
+        match image.mode {
+            Mode::Partition => Self::Blocks,
+            _ if of_root.kind == "ext4" => Self::Files(&of_root.features),
+            _ => Self::Files(&[]),
+        }
+    }
 }
 
 /// Makes every layer and every file system of the plan, one after the other.

@@ -28,5 +28,5 @@ pub use stage::{ParseStageError, Stage};
 pub use step::{BootOrder, Contents, Step, StepFile, StepFileKind, StepProgram};
 pub use task::{
     DiskKey, DiskSecret, Handover, ImageTask, LingerRule, NodeIdentity, ReuseTask, SignedTask, SwarmSecret,
-    SwarmTask, Task, TaskBinding, TaskError,
+    SwarmTask, Task, TaskBinding, TaskError, is_host_label,
 };

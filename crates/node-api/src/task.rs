@@ -165,10 +165,20 @@ impl std::fmt::Debug for DiskSecret {
     }
 }
 
+/// Whether a text can be a host name, or one label of a domain: RFC 1123 section 2.1, in lower case.
+#[must_use]
+pub fn is_host_label(label: &str) -> bool {
+    let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    (1..=63).contains(&label.len())
+        && label.bytes().all(inner)
+        && !label.starts_with('-')
+        && !label.ends_with('-')
+}
+
 /// What makes the installed system this node's own.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeIdentity {
-    /// Host name, without a domain.
+    /// Host name, without a domain; [`is_host_label`] holds for it.
     pub hostname: String,
     /// 32 hex digits; the same over redeployments of a node.
     pub machine_id: String,

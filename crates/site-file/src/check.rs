@@ -235,7 +235,7 @@ impl<'a> Checker<'a> {
     fn nodes(&mut self, raw: &[RawNode]) -> Vec<SiteNode> {
         let mut nodes: Vec<SiteNode> = Vec::new();
         for RawNode { mac, name, .. } in raw {
-            if !is_node_name(name.get_ref()) {
+            if !node_api::is_host_label(name.get_ref()) {
                 let what = format!(
                     "node.name = \"{}\" cannot be a host name; write up to 63 of a-z, 0-9 and -, not first or last",
                     name.get_ref()
@@ -289,13 +289,4 @@ impl<'a> Checker<'a> {
         }
         value
     }
-}
-
-/// Whether a text can be the name of a node: a host name label (RFC 1123 section 2.1) in lower case.
-fn is_node_name(name: &str) -> bool {
-    let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-    (1..=63).contains(&name.len())
-        && name.bytes().all(inner)
-        && !name.starts_with('-')
-        && !name.ends_with('-')
 }

@@ -20,7 +20,7 @@ mod steps;
 mod tree;
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use disk_layout::Plan;
 use node_api::{DiskKey, FirmwareKind, NodeIdentity};
@@ -41,7 +41,7 @@ const ACCOUNT_FILES: [&str; 4] = ["/etc/passwd", "/etc/shadow", "/etc/group", "/
 /// Where an installed system keeps what it was made from, for inventory and delta deployments.
 const RECORD_FOLDER: &str = "/var/lib/esir";
 
-/// Everything that this stage needs to know.
+/// Everything that making a system a machine's own needs to know.
 #[derive(Debug)]
 pub struct Personal<'a> {
     /// Where the installed system is mounted.
@@ -52,16 +52,42 @@ pub struct Personal<'a> {
     pub plan: &'a Plan,
     /// Keys of the plan's LUKS containers.
     pub disk_keys: &'a [DiskKey],
-    /// Firmware that started this node.
+    /// Firmware that must be able to start it.
     pub firmware: FirmwareKind,
-    /// From the task.
+    /// Who the machine is.
     pub identity: &'a NodeIdentity,
     /// The image's manifest, as signed.
     pub manifest: &'a [u8],
     /// The image's table of contents, compressed as in the image.
     pub table: &'a [u8],
-    /// What, when and by whom, as JSON for the installed system's own record.
-    pub record: &'a str,
+    /// Where the system comes from.
+    pub origin: Origin<'a>,
+}
+
+/// What an installed system knows of its origin.
+#[derive(Clone, Copy, Debug)]
+pub struct Origin<'a> {
+    /// Name of the node that it was installed for.
+    pub node: &'a str,
+    /// Name of the image.
+    pub image: &'a str,
+    /// The image's id, hex.
+    pub image_id: &'a str,
+}
+
+impl Origin<'_> {
+    /// `/var/lib/esir/installed.json`
+    fn record(&self) -> String {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let record = serde_json::json!({
+            "node": self.node,
+            "image": self.image,
+            "image_id": self.image_id,
+            "installed_unix_s": now.as_secs(),
+            "agent_version": env!("CARGO_PKG_VERSION"),
+        });
+        record.to_string()
+    }
 }
 
 /// The installed system is complete, read back and boots.
@@ -73,7 +99,7 @@ pub struct OwnSystem {
     pub changes: Vec<String>,
 }
 
-/// Why the disk could not be made this node's own. It does not boot.
+/// Why the disk could not be made a machine's own. It does not boot.
 #[derive(Debug, thiserror::Error)]
 pub enum PersonaliseError {
     /// A file could not be written or read back.
@@ -118,7 +144,7 @@ impl PersonaliseError {
     }
 }
 
-/// Makes the system below `personal.root` this node's own and bootable.
+/// Makes the system below `personal.root` a machine's own and bootable.
 ///
 /// # Errors
 /// [`PersonaliseError`]; the disk does not boot then.
@@ -172,7 +198,7 @@ fn write_names(tree: &mut Tree, personal: &Personal<'_>) -> Result<bool, TreeErr
     names::write_names(tree, personal.identity, &of_disk)?;
     names::write_authorized_keys(tree, &personal.identity.authorized_keys)?;
     tree.write(format!("{RECORD_FOLDER}/toc"), personal.table, 0o644)?;
-    tree.write(format!("{RECORD_FOLDER}/installed.json"), personal.record.as_bytes(), 0o644)?;
+    tree.write(format!("{RECORD_FOLDER}/installed.json"), personal.origin.record().as_bytes(), 0o644)?;
     Ok(renamed)
 }
 

@@ -122,7 +122,7 @@ impl Checker<'_> {
     }
 
     fn domain(&mut self, domain: Spanned<String>) -> Option<String> {
-        let good = domain.get_ref().len() <= 190 && domain.get_ref().split('.').all(is_label);
+        let good = domain.get_ref().len() <= 190 && domain.get_ref().split('.').all(node_api::is_host_label);
         if !good {
             let what = format!(
                 "system.domain = \"{}\" is no domain; write one such as cluster.example",
@@ -366,15 +366,6 @@ impl Checker<'_> {
             }
         }
     }
-}
-
-/// Of a domain (RFC 1123 section 2.1).
-fn is_label(label: &str) -> bool {
-    let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-    (1..=63).contains(&label.len())
-        && label.bytes().all(inner)
-        && !label.starts_with('-')
-        && !label.ends_with('-')
 }
 
 /// A user or group as useradd(8) takes it.

@@ -4,7 +4,6 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, anyhow, ensure};
 use clap::{Args, ValueEnum};
@@ -13,9 +12,9 @@ use disk_layout::{Disk, Layout, Seeds, Selector, parse_bytes};
 use image_format::Manifest;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
-use node_api::{BootOrder, FirmwareKind, NodeIdentity};
+use node_api::{BootOrder, FirmwareKind, NodeIdentity, is_host_label};
 use serde::Deserialize;
-use system_apply::{Personal, make_own};
+use system_apply::{Origin, Personal, make_own};
 
 use crate::extract::write_tree;
 use crate::image_file::{ImageFile, read_companion, read_range};
@@ -45,14 +44,23 @@ pub(super) struct DiskArguments {
     #[arg(long, value_name = "FILE")]
     authorized_keys: Option<PathBuf>,
     /// The firmware that must be able to start it; the other one can too where image and layout have what it needs.
-    #[arg(long, value_enum, default_value_t = Firmware::Uefi)]
-    firmware: Firmware,
+    #[arg(long, value_enum, default_value_t = FirmwareChoice::Uefi)]
+    firmware: FirmwareChoice,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Firmware {
+enum FirmwareChoice {
     Bios,
     Uefi,
+}
+
+impl From<FirmwareChoice> for FirmwareKind {
+    fn from(choice: FirmwareChoice) -> Self {
+        match choice {
+            FirmwareChoice::Bios => Self::Bios,
+            FirmwareChoice::Uefi => Self::Uefi,
+        }
+    }
 }
 
 /// A site file, or only its layout.
@@ -67,6 +75,16 @@ fn size(text: &str) -> Result<u64, String> {
     Ok(bytes / u64::from(SECTOR_BYTES) * u64::from(SECTOR_BYTES))
 }
 
+/// One disk to make, with everything read that lies where the new mounts may hide it.
+struct Making<'a> {
+    image: &'a ImageFile,
+    manifest: &'a Manifest,
+    manifest_bytes: Vec<u8>,
+    layout: Layout,
+    identity: NodeIdentity,
+    wanted: &'a DiskArguments,
+}
+
 /// Makes the disk in a file that has its name only when it is complete.
 pub(super) fn export(image: &ImageFile, output: &Path, wanted: &DiskArguments) -> Result<()> {
     ensure!(
@@ -74,28 +92,27 @@ pub(super) fn export(image: &ImageFile, output: &Path, wanted: &DiskArguments) -
         "a disk is made by mounting its file systems: run this as root"
     );
     let manifest = image.require_manifest()?;
-    let layout = layout(wanted)?;
-    let identity = identity(manifest, wanted)?;
+    let making = Making {
+        image,
+        manifest,
+        manifest_bytes: read_companion(&image.path, "manifest")?.unwrap_or_default(),
+        layout: layout(wanted)?,
+        identity: identity(manifest, wanted)?,
+        wanted,
+    };
     let mut pending = Pending::beside(output)?;
     pending.file().set_len(wanted.size).with_context(|| format!("creating {}", output.display()))?;
     let device = LoopDevice::of_disk(&pending.named(output)?)?;
     // A thread of its own, because the file is known by its name outside.
-    let hidden = std::thread::scope(|scope| {
-        let writer = scope.spawn(|| {
-            hide()?;
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            runtime.block_on(write(image, manifest, &device, (&layout, &identity), wanted))
-        });
-        writer.join()
-    });
+    let made = std::thread::scope(|scope| scope.spawn(|| making.on(&device)).join());
     drop(device);
-    let changes = hidden.map_err(|_| anyhow!("the writer panicked"))??;
+    let changes = made.map_err(|_| anyhow!("the writer panicked"))??;
     pending.appear_as(output)?;
     eprintln!(
         "{}: a disk of {} for {}, {changes} files and programs made it that machine's own",
         output.display(),
         crate::text::bytes(wanted.size),
-        identity.hostname
+        making.identity.hostname
     );
     Ok(())
 }
@@ -113,17 +130,17 @@ fn layout(wanted: &DiskArguments) -> Result<Layout> {
         "the layout is for {} sets of disks, and a file is one disk",
         layout.disks.len()
     );
+    ensure!(
+        layout.raids.is_empty() && layout.luks.is_empty() && layout.volumes.is_empty(),
+        "a disk in a file gets no arrays, containers or volumes: this machine would find them too"
+    );
     layout.disks = vec![Selector::default()];
     Ok(layout)
 }
 
 fn identity(manifest: &Manifest, wanted: &DiskArguments) -> Result<NodeIdentity> {
     let name = wanted.hostname.as_ref().unwrap_or(&manifest.name);
-    let is_of_names = |c: char| c.is_ascii_alphanumeric() || c == '-';
-    ensure!(
-        !name.is_empty() && name.len() < 64 && name.chars().all(is_of_names) && !name.starts_with('-'),
-        "{name:?} is no host name; give one by --hostname"
-    );
+    ensure!(is_host_label(name), "{name:?} is no host name; give one of a-z, 0-9 and - by --hostname");
     let keys = match &wanted.authorized_keys {
         None => String::new(),
         Some(path) => fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?,
@@ -154,64 +171,50 @@ fn hide() -> Result<()> {
     Ok(())
 }
 
-/// Makes everything on the device; how many files and programs made it a machine's own.
-async fn write(
-    image: &ImageFile,
-    manifest: &Manifest,
-    device: &LoopDevice,
-    (layout, identity): (&Layout, &NodeIdentity),
-    wanted: &DiskArguments,
-) -> Result<usize> {
-    let name = device.path().file_name().map(|name| name.to_string_lossy().into_owned());
-    let disk = Disk {
-        name: name.context("the loop device has no name")?,
-        size_bytes: wanted.size,
-        logical_sector_bytes: SECTOR_BYTES,
-        physical_sector_bytes: SECTOR_BYTES,
-        ..Disk::default()
-    };
-    let mut fresh = [0; 32];
-    getrandom::fill(&mut fresh).context("random numbers for identities")?;
-    let seeds = Seeds { image_id: *manifest.image_id.as_bytes(), fresh };
-    let cleared = ClearedDisks::open(layout, &[disk], &seeds)?;
-    ensure!(
-        !cleared.plan().is_stacked(),
-        "a disk in a file gets no arrays, containers or volumes: this machine would find them too"
-    );
-    eprint!("{}", cleared.plan());
-    let of_root = &manifest.root_file_system;
-    let features: &[String] = if of_root.kind == "ext4" { &of_root.features } else { &[] };
-    let formatted = make_file_systems(cleared.partition()?, &[], RootFrom::Files(features)).await?;
-    let mounted = Mounted::mount(formatted)?;
-    write_tree(image, mounted.root(), true)?;
-    let esp = mounted.mount_esp()?.map(Path::to_owned);
-    let own = make_own(&Personal {
-        root: mounted.root(),
-        esp,
-        plan: mounted.plan(),
-        disk_keys: &[],
-        firmware: match wanted.firmware {
-            Firmware::Bios => FirmwareKind::Bios,
-            Firmware::Uefi => FirmwareKind::Uefi,
-        },
-        identity,
-        manifest: &read_companion(&image.path, "manifest")?.unwrap_or_default(),
-        table: &read_range(&image.file, image.header.toc_offset, image.header.toc_len)
-            .context("reading the table of contents")?,
-        record: &record(manifest, identity).to_string(),
-    })
-    .await?;
-    mounted.unmount()?;
-    Ok(own.changes.len())
-}
+impl Making<'_> {
+    /// Makes everything on the device; how many files and programs made it a machine's own.
+    fn on(&self, device: &LoopDevice) -> Result<usize> {
+        hide()?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(self.write(device))
+    }
 
-/// What the system knows of its origin.
-fn record(manifest: &Manifest, identity: &NodeIdentity) -> serde_json::Value {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    serde_json::json!({
-        "node": identity.hostname,
-        "image": manifest.name,
-        "image_id": manifest.image_id.to_string(),
-        "installed_unix_s": now.as_secs(),
-    })
+    async fn write(&self, device: &LoopDevice) -> Result<usize> {
+        let Self { image, manifest, wanted, .. } = *self;
+        let name = device.path().file_name().context("the loop device has no name")?;
+        let disk = Disk {
+            name: name.to_string_lossy().into_owned(),
+            size_bytes: wanted.size,
+            logical_sector_bytes: SECTOR_BYTES,
+            physical_sector_bytes: SECTOR_BYTES,
+            ..Disk::default()
+        };
+        let mut fresh = [0; 32];
+        getrandom::fill(&mut fresh).context("random numbers for identities")?;
+        let seeds = Seeds { image_id: *manifest.image_id.as_bytes(), fresh };
+        let cleared = ClearedDisks::open(&self.layout, &[disk], &seeds)?;
+        eprint!("{}", cleared.plan());
+        let formatted = make_file_systems(cleared.partition()?, &[], RootFrom::of(manifest)).await?;
+        let mounted = Mounted::mount(formatted)?;
+        write_tree(image, mounted.root(), true)?;
+        let own = make_own(&Personal {
+            root: mounted.root(),
+            esp: mounted.mount_esp()?.map(Path::to_owned),
+            plan: mounted.plan(),
+            disk_keys: &[],
+            firmware: wanted.firmware.into(),
+            identity: &self.identity,
+            manifest: &self.manifest_bytes,
+            table: &read_range(&image.file, image.header.toc_offset, image.header.toc_len)
+                .context("reading the table of contents")?,
+            origin: Origin {
+                node: &self.identity.hostname,
+                image: &manifest.name,
+                image_id: &manifest.image_id.to_string(),
+            },
+        })
+        .await?;
+        mounted.unmount()?;
+        Ok(own.changes.len())
+    }
 }

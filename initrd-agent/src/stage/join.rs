@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use disk_apply::OlderSystem;
 use node_api::Recovery;
 use swarm_net::StartError;
 
@@ -13,7 +14,6 @@ use crate::hardware::{Hardware, ObjectSource};
 use crate::image::Offer;
 use crate::peer::SwarmPeer;
 use crate::pieces::{PieceCache, available_memory, fits_in_memory};
-use disk_apply::OlderSystem;
 
 /// A peer, or the knowledge that it needs the new disk first.
 pub(crate) enum Joined {

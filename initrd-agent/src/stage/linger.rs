@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
+use disk_apply::Mounted;
 use node_api::{Directive, LingerRule, Progress, Stage};
 use tokio::time::{Instant, timeout};
 
 use super::Done;
 use crate::peer::SwarmPeer;
 use crate::report::Reporter;
-use disk_apply::Mounted;
 
 const PROGRESS_EVERY: Duration = Duration::from_secs(2);
 /// Peers get so long to hear a goodbye.

@@ -9,7 +9,7 @@ use disk_apply::{
 };
 use disk_layout::{Disk, Plan, Seeds};
 use image_apply::{RedeployError, Redeployment};
-use image_format::{Manifest, Mode, Toc};
+use image_format::{Manifest, Toc};
 use node_api::Recovery;
 
 use super::Done;
@@ -129,15 +129,11 @@ pub(crate) async fn run(
     let keys = &accepted.task.disk_keys;
     disk_apply::check_keys(cleared.plan().layers(), keys).map_err(PrepareError::Key)?;
     let manifest = &accepted.full.image.manifest;
-    let of_root = &manifest.root_file_system;
-    let root = match manifest.mode {
-        Mode::Partition => {
-            disk_apply::check_given_root(cleared.plan(), &of_root.kind).map_err(PrepareError::GivenRoot)?;
-            RootFrom::Blocks
-        }
-        _ if of_root.kind == "ext4" => RootFrom::Files(&of_root.features),
-        _ => RootFrom::Files(&[]),
-    };
+    let root = RootFrom::of(manifest);
+    if matches!(root, RootFrom::Blocks) {
+        let kind = &manifest.root_file_system.kind;
+        disk_apply::check_given_root(cleared.plan(), kind).map_err(PrepareError::GivenRoot)?;
+    }
     let disks = cleared.plan().disks().iter().map(|disk| format!("/dev/{}", disk.description));
     let mut detail = disks.collect::<Vec<_>>().join(", ");
     tokio::task::block_in_place(|| fetch_tools(hardware, objects, cleared.plan()))?;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use disk_apply::{Formatted, GivenRootError, Mounted};
 use image_apply::{VerifyError, VerifyReport, verify_partition, verify_tree};
 use image_format::Toc;
 use node_api::{Progress, Recovery, Stage, TrafficCounts};
@@ -11,7 +12,6 @@ use node_api::{Progress, Recovery, Stage, TrafficCounts};
 use super::Done;
 use crate::failure::StageError;
 use crate::report::Reporter;
-use disk_apply::{Formatted, GivenRootError, Mounted};
 
 const PROGRESS_EVERY: Duration = Duration::from_secs(1);
 
