@@ -20,7 +20,7 @@ use node_api::DiskKey;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{OwnedSemaphorePermit, broadcast};
 
-use crate::api::{ApiError, blocking, with_deadline};
+use crate::api::{ApiError, blocking, with_deadline, with_lingering};
 use crate::app::App;
 use crate::dashboard;
 use crate::deployments::DeploymentReport;
@@ -118,6 +118,7 @@ pub(crate) fn router(app: Arc<App>, events: Arc<Events>) -> Router {
         .fallback(async || ApiError::not_found("such page"))
         .layer(DefaultBodyLimit::max(ORDER_BYTES_MAX))
         .layer(middleware::from_fn(with_deadline))
+        .layer(middleware::from_fn(with_lingering))
         .layer(middleware::from_fn(only_own_pages))
         .with_state(Admin { app, events })
 }

@@ -16,7 +16,7 @@ use axum::{Json, Router, middleware};
 use node_api::{EnrolReply, EnrolRequest, ReportReply, ReportRequest, SignedTask, paths};
 use serde::Deserialize;
 
-use crate::api::{ApiError, blocking, send_file, with_deadline};
+use crate::api::{ApiError, blocking, send_file, with_deadline, with_lingering};
 use crate::app::App;
 use crate::clock::now_unix_ms;
 use crate::deltas::DeltaAnswer;
@@ -46,6 +46,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route(&format!("{}/{{id}}/pieces", paths::IMAGES), get(image_pieces))
         .route(&format!("{}/{{id}}/data", paths::IMAGES), get(image_data))
         .layer(middleware::from_fn(with_deadline))
+        .layer(middleware::from_fn(with_lingering))
         .with_state(app)
 }
 

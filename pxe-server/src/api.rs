@@ -1,5 +1,7 @@
 //! What both APIs share: refusals as JSON, files and work off the async threads.
 
+mod lingering;
+
 use std::fs::File;
 use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
@@ -16,6 +18,8 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use http_body_util::channel::Channel;
 use tokio::time::timeout;
+
+pub(crate) use lingering::with_lingering;
 
 /// The longest long poll and a margin.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(90);

@@ -7,6 +7,8 @@ use node_api::{
     Directive, EnrolRequest, EventKind, LogLine, Recovery, ReportRequest, Stage, TrafficCounts, paths,
 };
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 
 use crate::support::agent::Agent;
 use crate::support::peer;
@@ -149,6 +151,22 @@ async fn tampered_and_oversized_requests_are_refused() {
     for path in ["/v1/agent/objects/..%2fbundle.json", "/v1/agent/images/x/data", "/v1/nodes", "/"] {
         assert_eq!(agent.get(path).await.status, StatusCode::NOT_FOUND, "{path}");
     }
+}
+
+#[tokio::test]
+async fn client_that_still_sends_hears_that_it_sends_too_much() {
+    let server = Server::start(&[]).await;
+    let mut client = TcpStream::connect(server.admin).await.unwrap();
+    let head = "POST /v1/approve HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n\
+                content-length: 2097152\r\nconnection: close\r\n\r\n";
+    client.write_all(head.as_bytes()).await.unwrap();
+    for _ in 0..16 {
+        client.write_all(&[b' '; 128 << 10]).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let mut answer = String::new();
+    client.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
 }
 
 #[tokio::test]
