@@ -60,13 +60,13 @@ const DEADLINE_STOCK: Duration = Duration::from_millis(50);
 const BATCH_ENTRIES: usize = 64;
 
 /// A piece that at most this many others have is told to [`RARE_PEERS`] peers at once, since the sooner it spreads the
-/// better; the others hear of it soon enough from these (decision 14).
+/// better; the others hear of it soon enough from these (decisions 14, 15).
 const RARE_AVAILABILITY: u32 = 1;
-const RARE_PEERS: usize = 4;
+const RARE_PEERS: usize = 5;
 
 /// A peer that knows of more pieces than this which it could ask us for is kept from asking by something else than what
-/// it knows, so telling it of another fills no uplink.
-const STOCKED_PIECES: usize = 9;
+/// it knows, so telling it of another fills no uplink (decision 15).
+const STOCKED_PIECES: usize = 8;
 
 /// When our uplink has work for less than this, one peer is told: time enough to learn of a piece, ask and be heard.
 const LOW_UPLOAD: Duration = Duration::from_micros(2500);

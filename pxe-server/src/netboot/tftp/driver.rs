@@ -40,7 +40,9 @@ impl Tftp {
     ) -> anyhow::Result<Self> {
         let socket = net::bind_udp(interface, address)?;
         let counters = Arc::new(TftpCounters::default());
-        let threads = std::thread::available_parallelism().map_or(1, usize::from).min(SHARDS_MAX);
+        // Half of the processors: the network's share of each packet and the rest of the server run on the others.
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        let threads = (processors / 2).clamp(1, SHARDS_MAX);
         let (ended, ends) = mpsc::unbounded_channel();
         let shard = |_| Shard::start(Arc::clone(&files), Arc::clone(&counters), ended.clone());
         let shards = (0..threads).map(shard).collect::<anyhow::Result<_>>()?;

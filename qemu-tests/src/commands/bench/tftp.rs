@@ -4,6 +4,7 @@
 
 pub(super) mod load;
 
+use std::future::ready;
 use std::net::SocketAddrV4;
 
 use anyhow::{Context as _, Result, ensure};
@@ -67,8 +68,9 @@ pub(super) fn tftp(choice: &Choice) -> Result<()> {
             for ((name, address), samples) in SERVERS.iter().zip(addresses).zip(&mut row.mb_s) {
                 let order = Order { server: SocketAddrV4::new(address, PORT), ..row.order.clone() };
                 let bytes = order.bytes * u64::from(order.nodes);
-                let took =
-                    bed.in_load(move || load(order)).with_context(|| format!("fetching from {name}"))?;
+                let took = bed
+                    .in_load(move || ready(load(&order)))
+                    .with_context(|| format!("fetching from {name}"))?;
                 #[expect(clippy::cast_precision_loss, reason = "sizes below 2^53")]
                 let mb_s = bytes as f64 / 1e6 / took.as_secs_f64();
                 eprintln!("{run}/{runs} {} {name:<8} {mb_s:.1} MB/s", what(&row.order));
