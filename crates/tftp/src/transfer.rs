@@ -213,6 +213,12 @@ impl<F: AsRef<[u8]>> Transfer<F> {
         (self.acknowledged * self.block_bytes as u64).min(self.file.as_ref().len() as u64)
     }
 
+    /// How long its acknowledgements have been taking, smoothed; `None` before the first.
+    #[must_use]
+    pub fn round_trip(&self) -> Option<Duration> {
+        self.round_trip
+    }
+
     /// Blocks that were sent more than once, counted each further time.
     #[must_use]
     pub fn resent_blocks(&self) -> u64 {

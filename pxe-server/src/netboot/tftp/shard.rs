@@ -24,7 +24,7 @@ use tracing::{debug, info, warn};
 use super::FileSource;
 use super::counters::{TftpCounters, count};
 use super::places::Flags;
-use super::socket::TransferSocket;
+use super::socket::{AWAKE_MAX, TransferSocket};
 
 /// Sockets that are looked at after one call; the others' turn comes with the next.
 const EVENTS_MAX: usize = 256;
@@ -77,6 +77,7 @@ impl Shard {
             transfers: HashMap::new(),
             timers: BinaryHeap::new(),
             burst: Burst::default(),
+            at_once: false,
         };
         let thread = std::thread::Builder::new().name("tftp".into()).spawn(move || worker.run())?;
         Ok(Self { jobs: Some(jobs), wake, carried, thread: Some(thread) })
@@ -124,6 +125,8 @@ struct Worker {
     transfers: HashMap<u64, Active>,
     timers: BinaryHeap<Reverse<(Instant, u64)>>,
     burst: Burst,
+    /// The last packet came so soon that falling asleep for it was not worth it.
+    at_once: bool,
 }
 
 impl Worker {
@@ -131,8 +134,7 @@ impl Worker {
         let mut events = [EpollEvent::empty(); EVENTS_MAX];
         let mut buffer = vec![0; PACKET_BYTES_MAX];
         loop {
-            // Asleep, also when an answer is due within microseconds: watching for it was slower in `bench tftp`.
-            let ready = match self.epoll.wait(&mut events, self.patience()) {
+            let ready = match self.wait(&mut events) {
                 Ok(ready) => ready,
                 Err(Errno::EINTR) => continue,
                 Err(error) => return warn!(%error, "waiting for TFTP sockets failed"),
@@ -155,13 +157,29 @@ impl Worker {
         }
     }
 
+    /// What has come; without falling asleep for it when the last came as soon as that.
+    fn wait(&mut self, events: &mut [EpollEvent]) -> Result<usize, Errno> {
+        let began = Instant::now();
+        while self.at_once && began.elapsed() < AWAKE_MAX {
+            let ready = self.epoll.wait(events, EpollTimeout::ZERO)?;
+            if ready > 0 {
+                return Ok(ready);
+            }
+            std::thread::yield_now();
+        }
+        let ready = self.epoll.wait(events, self.patience())?;
+        self.at_once = ready > 0 && began.elapsed() < AWAKE_MAX;
+        Ok(ready)
+    }
+
     /// While there is one transfer and its node answers at once, packets are waited for in its own socket: in lock
     /// step each block then costs two calls instead of three. `false` as of [`Self::take_orders`].
     fn carry_the_only_one(&mut self, buffer: &mut [u8]) -> bool {
         while self.transfers.len() == 1
             && let Some((&number, Active { job, .. })) = self.transfers.iter().next()
         {
-            let received = job.socket.wait(buffer);
+            let at_once = job.transfer.round_trip().is_some_and(|time| time <= AWAKE_MAX);
+            let received = if at_once { job.socket.wait_awake(buffer) } else { job.socket.wait(buffer) };
             if matches!(received, Ok(None)) {
                 return true;
             }

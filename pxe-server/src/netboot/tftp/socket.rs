@@ -3,7 +3,7 @@
 use std::io::{self, IoSlice};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::socket::{ControlMessage, MsgFlags, recv, send, sendmsg};
@@ -12,6 +12,8 @@ use tftp::Burst;
 
 /// How long [`TransferSocket::wait`] waits at most.
 const WAIT_MAX: Duration = Duration::from_millis(5);
+/// How long it stays awake for an answer that is due within as much: waking up takes as long as that.
+pub(super) const AWAKE_MAX: Duration = Duration::from_micros(60);
 
 /// A socket of our own port for one node's port: that pair names the transfer (RFC 1350 section 4).
 pub(super) struct TransferSocket {
@@ -41,11 +43,27 @@ impl TransferSocket {
         self.receive_with(buffer, MsgFlags::empty())
     }
 
+    /// As [`Self::wait`], at first without falling asleep; whoever else wants the processor gets it.
+    pub(super) fn wait_awake(&self, buffer: &mut [u8]) -> Result<Option<usize>, Errno> {
+        let until = Instant::now() + AWAKE_MAX;
+        while Instant::now() < until {
+            if let Some(len) = self.receive(buffer)? {
+                return Ok(Some(len));
+            }
+            std::thread::yield_now();
+        }
+        self.wait(buffer)
+    }
+
     fn receive_with(&self, buffer: &mut [u8], flags: MsgFlags) -> Result<Option<usize>, Errno> {
         match recv(self.udp.as_raw_fd(), buffer, flags) {
             Ok(len) => Ok(Some(len)),
             Err(Errno::EAGAIN | Errno::EINTR) => Ok(None),
-            Err(error) => Err(error),
+            // The node's port is closed (ICMP), which the kernel says before it hands out what came earlier: a last
+            // acknowledgement counts.
+            Err(error) => {
+                recv(self.udp.as_raw_fd(), buffer, MsgFlags::MSG_DONTWAIT).map(Some).map_err(|_| error)
+            }
         }
     }
 
